@@ -1,0 +1,36 @@
+"""What both ends of the Triton call agree on: tensor and parameter names, and how a failure crosses as text."""
+
+import re
+from enum import StrEnum
+from typing import Final
+
+from meshkit.errors import MeshError, Reason
+
+REQUEST_TENSOR: Final = "request"  # BYTES [1]: one serialised zhinao.*.v1 request
+RESPONSE_TENSOR: Final = "response"  # BYTES [1]: one serialised zhinao.*.v1 response
+OPERATION_PARAMETER: Final = "operation"  # Triton request parameter; absent means Operation.GENERATE
+MODEL_HEADER: Final = "x-mesh-model"  # gRPC metadata by which Envoy picks the worker of a served model id
+
+
+class Operation(StrEnum):
+    """What a call asks of a chat worker."""
+
+    GENERATE = "generate"
+    PING = "ping"  # answered by the engine loop between two steps, with no model forward and an empty response
+
+
+_ERROR: Final = re.compile(r"\[mesh (?P<reason>[A-Z_]+)(?: param=(?P<param>\S+))?\] (?P<message>.*)", re.DOTALL)
+
+
+def encode_error(error: MeshError) -> str:
+    """Spell a failure as a Triton error message; Triton carries only a short code of its own beside the text."""
+    param = f" param={error.param}" if error.param else ""
+    return f"[mesh {error.reason}{param}] {error.message}"
+
+
+def decode_error(text: str) -> MeshError | None:
+    """Read back what encode_error wrote, whatever Triton put in front; None if the text is not ours."""
+    found = _ERROR.search(text)
+    if found is None or found["reason"] not in Reason.__members__:
+        return None
+    return MeshError(Reason(found["reason"]), found["message"], param=found["param"])
