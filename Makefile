@@ -1,0 +1,43 @@
+# One command each; `make help` prints the list below.
+.DEFAULT_GOAL := help
+.PHONY: setup up down test check proto help lint format bench-start
+BIN := .venv/bin
+# The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
+PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+TIERS := unit contract adapter architecture e2e
+ARGS ?=
+
+setup: ## install everything into .venv and fetch the demo weights
+	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) on PATH. Debian: apt-get install python3.11 libpython3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -m mesh.bootstrap
+
+up: setup ## start the mesh and wait until it answers; ARGS="--port 8400 ..." is passed on
+	@$(BIN)/zhinao up --detach $(ARGS)
+
+down: ## stop the mesh and leave nothing behind; ARGS="--state DIR" for another one
+	@if [ -x $(BIN)/zhinao ]; then $(BIN)/zhinao down $(ARGS); else echo "nothing is installed, so nothing runs"; fi
+
+test: setup ## run the whole test suite, tier by tier
+	@for tier in $(TIERS); do if [ -d tests/$$tier ]; then echo "== tests/$$tier"; $(BIN)/pytest -q tests/$$tier || exit 1; fi; done
+
+check: setup proto ## run every lint, type and contract check; fails on stale generated code
+	@$(BIN)/pre-commit run --all-files
+	@git diff --exit-code -- gen protos || { echo "check: protos/ or gen/ changed: commit what make proto wrote"; exit 1; }
+
+lint: ## ruff and pyright only
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+format: ## rewrite the code in the project's format
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+proto: setup ## check the contracts and generate gen/ from them
+	@PATH="$(CURDIR)/$(BIN):$$PATH" buf format -w protos
+	@PATH="$(CURDIR)/$(BIN):$$PATH" buf lint
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=gen --grpc_python_out=gen \
+		--mypy_out=quiet:gen --mypy_grpc_out=quiet:gen $$(find protos -name '*.proto' | sort)
+
+bench-start: setup ## measure an empty cache to the first token, and memory per process
+	@$(BIN)/python -m bench.start $(ARGS)
+
+help: ## print this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14

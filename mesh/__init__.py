@@ -1,0 +1,1 @@
+"""The local mesh: real Triton, Envoy and gateway processes on one machine; knows no tensors."""
