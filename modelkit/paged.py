@@ -1,4 +1,4 @@
-"""Keeps keys and values in one pool of slots and attends through slot numbers; decides nothing about who gets which slots."""
+"""Keeps keys and values in a pool of slots and attends through slot numbers; does not decide who gets which slots."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class PagedAttention:
         return torch.cat(
             [
                 _attend(rows, keys[segment.slots], values[segment.slots], mask)
-                for rows, segment, mask in zip(q.split(lengths), self._segments, self._masks, strict=True)
+                for rows, segment, mask in zip(torch.split(q, lengths), self._segments, self._masks, strict=True)
             ]
         )
 

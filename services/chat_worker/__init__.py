@@ -1,0 +1,1 @@
+"""The worker that generates text with one decoder model."""

@@ -1,0 +1,179 @@
+"""Speaks Triton's Python-backend language for the chat worker; the only file that knows pb_utils."""
+
+import itertools
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from triton_python_backend_utils import InferenceRequest, InferenceResponse, Metric, MetricFamily, ResponseSender
+
+from meshkit.errors import MeshError, Reason
+from meshkit.logs import setup_logging
+from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, Operation, encode_error
+from services.chat_worker.codec import decode_request, encode_piece
+from services.chat_worker.engine.loop import Load, Piece
+from services.chat_worker.engine.sequence import SequenceId
+from services.chat_worker.outbox import Outbox
+from services.chat_worker.settings import ChatSettings
+from services.chat_worker.worker import ChatWorker, build_worker
+
+log = logging.getLogger(__name__)
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class ChatAdapter:
+    """One loaded chat model inside a Triton stub.
+
+    Triton's thread only accepts; two threads tokenise; the engine thread computes; the outbox thread answers.
+    """
+
+    def __init__(self, settings: ChatSettings) -> None:
+        self._settings = settings
+        self._ids = itertools.count()
+        self._outbox = Outbox(abort=self._abort, publish=LoadMetrics(settings.model_id).publish)
+        self._worker: ChatWorker = build_worker(settings, self._outbox)
+        self._tokenising = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
+
+    @classmethod
+    def from_triton(cls, _args: dict[str, str]) -> "ChatAdapter":
+        """Load the model that the environment names and start its threads; a failure becomes Triton's load error."""
+        setup_logging("chat_worker")
+        try:
+            adapter = cls(ChatSettings())  # pyright: ignore[reportCallIssue]  (the environment fills it)
+        except (ValueError, OSError) as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        adapter.start()
+        return adapter
+
+    def start(self) -> None:
+        """Start the outbox and the engine."""
+        self._outbox.start()
+        self._worker.loop.start()
+
+    def close(self) -> None:
+        """Stop the threads in the order that lets every accepted request get an answer."""
+        self._tokenising.shutdown()
+        self._worker.loop.close()
+        self._outbox.close()
+
+    def execute(self, requests: list[InferenceRequest]) -> None:
+        """Accept requests; their answers follow through their response senders."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._accept(request, sender)
+            except MeshError as error:
+                _send_error(sender, error)
+            except Exception:  # boundary: a request without an answer is a hung client
+                log.exception("a request could not be accepted")
+                _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be accepted"))
+
+    def _accept(self, request: InferenceRequest, sender: ResponseSender) -> None:
+        if not self._worker.loop.is_running:
+            raise MeshError(Reason.NOT_READY, "the engine of this worker has stopped")
+        operation = json.loads(request.parameters() or "{}").get(OPERATION_PARAMETER, Operation.GENERATE)
+        if operation == Operation.PING:
+            self._worker.loop.ping(lambda: _pong(sender))
+            return
+        if operation != Operation.GENERATE:
+            raise MeshError(Reason.UNKNOWN_RPC, f"operation {operation!r} is unknown to a chat worker")
+        if self._outbox.num_open >= self._settings.max_requests:
+            raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
+        tensor = pb_utils.get_input_tensor_by_name(request, REQUEST_TENSOR)
+        assert tensor is not None, "Triton refuses requests without their input tensor"
+        self._tokenising.submit(self._begin, bytes(tensor.as_numpy().reshape(-1)[0]), sender)
+
+    def _begin(self, data: bytes, sender: ResponseSender) -> None:
+        """Check and tokenise a request, then hand it to the engine."""
+        sequence_id = SequenceId(next(self._ids))
+        seed = secrets.randbits(63)
+        try:
+            request = decode_request(data)
+            seed = seed if request.seed is None else request.seed
+            prepared = self._worker.prompts.prepare(request, fallback_seed=seed)
+        except MeshError as error:
+            _send_error(sender, error)
+        except Exception:  # boundary: a request without an answer is a hung client
+            log.exception("a request could not be prepared")
+            _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
+        else:
+            self._outbox.open(sequence_id, _TritonReply(sender, self._encoder(seed)))
+            self._worker.submit(sequence_id, prepared)
+
+    def _encoder(self, seed: int) -> Callable[[Piece], bytes]:
+        model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
+        return lambda piece: encode_piece(piece, model=model, seed=seed, token_bytes=token_bytes)
+
+    def _abort(self, sequence_id: SequenceId) -> None:
+        self._worker.loop.abort(sequence_id)
+
+
+class LoadMetrics:
+    """The engine's load under the names that dashboards know from vLLM."""
+
+    def __init__(self, model_id: str) -> None:
+        def metric(name: str, description: str, kind: int) -> Metric:
+            family = MetricFamily(name=name, description=description, kind=kind)
+            self._families.append(family)
+            return family.Metric(labels={"model_name": model_id})
+
+        gauge, counter = MetricFamily.GAUGE, MetricFamily.COUNTER
+        self._families: list[MetricFamily] = []  # a family that is garbage-collected leaves the metrics page
+        self._running = metric("vllm:num_requests_running", "Sequences in the running batch", gauge)
+        self._waiting = metric("vllm:num_requests_waiting", "Sequences that wait for room", gauge)
+        self._kv_usage = metric("vllm:kv_cache_usage_perc", "Share of KV-cache blocks in use, 0 to 1", gauge)
+        self._prompt_tokens = metric("vllm:prompt_tokens_total", "Prompt tokens computed", counter)
+        self._generation_tokens = metric("vllm:generation_tokens_total", "Tokens generated", counter)
+        self._preemptions = metric("vllm:num_preemptions_total", "Sequences that gave up their blocks", counter)
+        self._last = Load(0, 0, 0.0, 0, 0, 0)
+
+    def publish(self, load: Load) -> None:
+        """Set the gauges and raise the counters by what is new."""
+        self._running.set(load.num_running)
+        self._waiting.set(load.num_waiting)
+        self._kv_usage.set(load.kv_usage_ratio)
+        self._prompt_tokens.increment(load.prompt_tokens - self._last.prompt_tokens)
+        self._generation_tokens.increment(load.generation_tokens - self._last.generation_tokens)
+        self._preemptions.increment(load.num_preemptions - self._last.num_preemptions)
+        self._last = load
+
+
+class _TritonReply:
+    """The way back to one caller through Triton."""
+
+    def __init__(self, sender: ResponseSender, encode: Callable[[Piece], bytes]) -> None:
+        self._sender = sender
+        self._encode = encode
+
+    def send(self, piece: Piece, *, last: bool) -> None:
+        self._sender.send(_response(self._encode(piece)), flags=_FINAL if last else 0)
+
+    def fail(self, error: MeshError) -> None:
+        _send_error(self._sender, error)
+
+    def drop(self) -> None:
+        self._sender.send(flags=_FINAL)
+
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+def _response(data: bytes) -> InferenceResponse:
+    return InferenceResponse([pb_utils.Tensor(RESPONSE_TENSOR, np.array([data], dtype=np.object_))])
+
+
+def _pong(sender: ResponseSender) -> None:
+    try:
+        sender.send(_response(b""), flags=_FINAL)
+    except Exception:  # boundary: this runs on the engine's thread, which must survive
+        log.exception("a ping could not be answered")
+
+
+def _send_error(sender: ResponseSender, error: MeshError) -> None:
+    code = getattr(pb_utils.TritonError, error.row.triton or "INTERNAL")
+    sender.send(InferenceResponse(error=pb_utils.TritonError(encode_error(error), code)), flags=_FINAL)

@@ -1,0 +1,148 @@
+"""Turns a request into token ids, sampling and stop conditions, or says what is wrong with it."""
+
+from dataclasses import dataclass
+
+from meshkit.errors import MeshError, Reason
+from modelkit.chat_template import ChatTemplate, Message, TemplateError, drop_oldest_rounds
+from modelkit.tokenizer import Tokenizer
+from services.chat_worker.defaults import GenerationDefaults
+from services.chat_worker.engine.sequence import Sampling, Stop
+from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+
+_MAX_STOP_TEXTS = 16
+_MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that the engine can run."""
+
+    token_ids: list[int]
+    sampling: Sampling
+    stop: Stop
+
+
+class PromptBuilder:
+    """Knows one model's tokenizer, template, window and defaults; holds no request, so threads may share it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        defaults: GenerationDefaults,
+        *,
+        model_id: str,
+        max_model_len: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._defaults = defaults
+        self._model_id = model_id
+        self._max_model_len = max_model_len
+
+    def prepare(self, request: GenerationRequest, *, fallback_seed: int) -> Prepared:
+        """Check a request and tokenise it; fallback_seed is used when it brings none. Raises MeshError."""
+        if request.model not in ("", self._model_id):
+            raise MeshError(
+                Reason.MODEL_NOT_FOUND, f"this worker serves {self._model_id!r}, not {request.model!r}", param="model"
+            )
+        sampling = self._sampling(request, fallback_seed)
+        token_ids, param = self._token_ids(request)
+        max_tokens = self._max_tokens(request, len(token_ids), param)
+        return Prepared(token_ids, sampling, self._stop(request, max_tokens))
+
+    def _token_ids(self, request: GenerationRequest) -> tuple[list[int], str]:
+        """The prompt's ids, and the name of the field it came in."""
+        match request.prompt:
+            case ChatPrompt(messages):
+                return self._chat_ids(messages, request), "messages"
+            case TextPrompt(text):
+                return [*self._tokenizer.prefix_ids, *self._tokenizer.encode(text)], "prompt"
+            case TokenPrompt(ids):
+                for token_id in ids:
+                    if token_id >= self._tokenizer.vocab_size:
+                        size = self._tokenizer.vocab_size
+                        raise _invalid(f"token id {token_id} is outside the vocabulary of {size} ids", "prompt")
+                return list(ids), "prompt"
+
+    def _chat_ids(self, messages: tuple[Message, ...], request: GenerationRequest) -> list[int]:
+        if self._template is None:
+            raise MeshError(
+                Reason.NOT_SUPPORTED,
+                f"model {self._model_id!r} has no chat template; send its prompt to /v1/completions",
+                param="messages",
+            )
+        if not messages:
+            raise _invalid("messages is empty; at least one message is needed", "messages")
+        try:
+            if request.truncate_prompt:
+                room = self._max_model_len - (request.max_tokens or 1)
+                messages = tuple(drop_oldest_rounds(messages, self._template, room))
+            return self._template.encode(messages)
+        except TemplateError as error:
+            raise _invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
+
+    def _max_tokens(self, request: GenerationRequest, prompt_len: int, param: str) -> int:
+        window = self._max_model_len
+        if prompt_len == 0:
+            raise _invalid(f"{param} holds no tokens; at least one is needed", param)
+        if prompt_len >= window:
+            raise MeshError(
+                Reason.PROMPT_TOO_LONG,
+                f"the prompt is {prompt_len} tokens and the answer needs at least 1; the model's window is {window}",
+                param=param,
+            )
+        if request.max_tokens is None:
+            return window - prompt_len
+        if request.max_tokens < 1:
+            raise _invalid(f"max_tokens is {request.max_tokens}; it must be at least 1", "max_tokens")
+        if prompt_len + request.max_tokens > window:
+            raise MeshError(
+                Reason.PROMPT_TOO_LONG,
+                f"the prompt is {prompt_len} tokens and max_tokens is {request.max_tokens}, "
+                f"together {prompt_len + request.max_tokens}; the model's window is {window}",
+                param="max_tokens",
+            )
+        return request.max_tokens
+
+    def _sampling(self, request: GenerationRequest, fallback_seed: int) -> Sampling:
+        defaults = self._defaults
+        temperature = defaults.temperature if request.temperature is None else request.temperature
+        if request.do_sample is False:
+            temperature = 0.0
+        elif request.do_sample is True and temperature == 0 and request.temperature is None:
+            temperature = 1.0  # the checkpoint is greedy by default and the caller wants to sample
+        top_p = defaults.top_p if request.top_p is None else request.top_p
+        if not 0 <= temperature <= 2:
+            raise _invalid(f"temperature is {temperature}; it must be between 0 and 2", "temperature")
+        if not 0 < top_p <= 1:
+            raise _invalid(f"top_p is {top_p}; it must be above 0 and at most 1", "top_p")
+        if request.top_logprobs is not None and request.top_logprobs > _MAX_TOP_LOGPROBS:
+            raise _invalid(
+                f"top_logprobs is {request.top_logprobs}; the most is {_MAX_TOP_LOGPROBS}",
+                "top_logprobs",
+            )
+        return Sampling(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=defaults.top_k if request.top_k is None else request.top_k,
+            seed=fallback_seed if request.seed is None else request.seed,
+            top_logprobs=request.top_logprobs,
+        )
+
+    def _stop(self, request: GenerationRequest, max_tokens: int) -> Stop:
+        """A stop text that spells a control token matches the token, whose text never shows; empty ones are ignored."""
+        texts = [text for text in request.stop_texts if text]
+        if len(texts) > _MAX_STOP_TEXTS:
+            raise _invalid(f"stop holds {len(texts)} texts; the most is {_MAX_STOP_TEXTS}", "stop")
+        control_ids = self._tokenizer.control_ids
+        token_ids = {control_ids[text] for text in texts if text in control_ids}
+        return Stop(
+            max_tokens=max_tokens,
+            token_ids=self._defaults.end_token_ids | token_ids | set(request.stop_token_ids),
+            texts=tuple(text for text in texts if text not in control_ids),
+        )
+
+
+def _invalid(message: str, param: str) -> MeshError:
+    return MeshError(Reason.INVALID_REQUEST, message, param=param)

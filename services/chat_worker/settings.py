@@ -1,0 +1,25 @@
+"""Everything the chat worker reads from its environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ChatSettings(BaseSettings):
+    """Settings of one chat worker; each field is an environment variable CHAT_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="CHAT_", frozen=True, protected_namespaces=())
+
+    model_id: str = Field(default="zhinao-chat", description="Served model id.")
+    model_path: Path = Field(description="Checkpoint folder.")
+    dtype: Literal["fp32"] = Field(default="fp32", description="Precision of weights and arithmetic.")
+    max_model_len: int | None = Field(
+        default=None, gt=1, description="Window in tokens, prompt and answer together; the checkpoint's own if unset."
+    )
+    block_len: int = Field(default=32, gt=0, description="Tokens per KV-cache block.")
+    kv_windows: int = Field(default=4, gt=0, description="Windows the KV cache holds; memory is used as it fills.")
+    max_step_tokens: int = Field(default=512, gt=0, description="Tokens computed in one engine step at most.")
+    max_running: int = Field(default=64, gt=0, description="Sequences decoded together at most.")
+    max_requests: int = Field(default=512, gt=0, description="Requests in progress, waiting ones included, at most.")

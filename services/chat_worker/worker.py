@@ -1,0 +1,98 @@
+"""Joins the parts of one chat worker; the only place that knows all of them."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from modelkit.chat_template import load_chat_template
+from modelkit.checkpoint import DTYPES, load_decoder
+from modelkit.config import DecoderConfig, read_config
+from modelkit.paged import KVPool
+from modelkit.tokenizer import Tokenizer, load_tokenizer
+from services.chat_worker.defaults import GenerationDefaults
+from services.chat_worker.detok import Detokenizer
+from services.chat_worker.engine.blocks import BlockPool
+from services.chat_worker.engine.loop import EngineLoop, Sink
+from services.chat_worker.engine.runner import ModelRunner
+from services.chat_worker.engine.scheduler import Scheduler
+from services.chat_worker.engine.sequence import Sequence, SequenceId
+from services.chat_worker.prompt import Prepared, PromptBuilder
+from services.chat_worker.settings import ChatSettings
+
+log = logging.getLogger(__name__)
+
+_KV_MEMORY_SHARE = 0.5  # of the memory that is free after the weights are loaded
+
+
+@dataclass(frozen=True, slots=True)
+class ChatWorker:
+    """A loaded model with its engine; loop.start() begins the work."""
+
+    tokenizer: Tokenizer
+    prompts: PromptBuilder
+    loop: EngineLoop
+
+    def submit(self, sequence_id: SequenceId, prepared: Prepared) -> None:
+        """Queue a prepared request under an id of the caller's."""
+        sequence = Sequence(sequence_id, prepared.token_ids, len(prepared.token_ids), prepared.sampling, prepared.stop)
+        self.loop.submit(sequence, Detokenizer(self.tokenizer, prepared.stop.texts))
+
+
+def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
+    """Load the checkpoint and join tokenizer, template and engine.
+
+    Raises ValueError (CheckpointError, TokenizerError, TemplateError) with a message for the operator when a file is
+    missing or broken, or when the window does not fit the model or the memory.
+    """
+    folder, dtype = settings.model_path, DTYPES[settings.dtype]
+    config = read_config(folder)
+    max_model_len = _window(settings.max_model_len, config, folder)
+    tokenizer = load_tokenizer(folder)
+    decoder = load_decoder(folder, settings.dtype)
+    num_blocks = _num_blocks(settings, config, dtype, max_model_len)
+    pool = KVPool(
+        layers=config.num_layers,
+        slots=num_blocks * settings.block_len,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=dtype,
+    )
+    blocks = BlockPool(num_blocks, settings.block_len)
+    scheduler = Scheduler(blocks, max_step_tokens=settings.max_step_tokens, max_running=settings.max_running)
+    runner = ModelRunner(decoder, pool, block_len=settings.block_len)
+    prompts = PromptBuilder(
+        tokenizer,
+        load_chat_template(folder, tokenizer),
+        GenerationDefaults.read(folder, tokenizer),
+        model_id=settings.model_id,
+        max_model_len=max_model_len,
+    )
+    log.info(
+        "%s loaded from %s: window %d tokens, KV cache %d blocks of %d tokens",
+        *(settings.model_id, folder.name, max_model_len, num_blocks, settings.block_len),
+    )
+    return ChatWorker(tokenizer, prompts, EngineLoop(scheduler, blocks, runner, sink, vocab_size=tokenizer.vocab_size))
+
+
+def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:
+    longest = config.max_position_embeddings
+    if asked is not None and asked > longest:
+        raise ValueError(f"max_model_len is {asked}, but {folder.name} was trained for a window of {longest}")
+    return asked or longest
+
+
+def _num_blocks(settings: ChatSettings, config: DecoderConfig, dtype: torch.dtype, max_model_len: int) -> int:
+    """As many windows as asked for, but no more than the free memory allows; at least one, or ValueError."""
+    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+    block_bytes = token_bytes * settings.block_len
+    window_blocks = -(-max_model_len // settings.block_len)
+    affordable_bytes = int(psutil.virtual_memory().available * _KV_MEMORY_SHARE)
+    if window_blocks * block_bytes > affordable_bytes:
+        raise ValueError(
+            f"the KV cache of one window of {max_model_len} tokens takes {window_blocks * block_bytes} bytes, "
+            f"but only {affordable_bytes} are to spare: choose a smaller max_model_len"
+        )
+    return min(settings.kv_windows * window_blocks, affordable_bytes // block_bytes)

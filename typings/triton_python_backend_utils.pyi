@@ -1,0 +1,46 @@
+"""The part of Triton's Python-backend module that the workers use; Triton puts the module itself into its stubs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL: int
+
+class TritonModelException(Exception): ...
+
+class TritonError:
+    INVALID_ARG: int
+    NOT_FOUND: int
+    UNAVAILABLE: int
+    CANCELLED: int
+    UNSUPPORTED: int
+    INTERNAL: int
+    def __init__(self, message: str, code: int = ...) -> None: ...
+
+class Tensor:
+    def __init__(self, name: str, data: npt.NDArray[np.object_]) -> None: ...
+    def as_numpy(self) -> npt.NDArray[np.object_]: ...
+
+class InferenceResponse:
+    def __init__(self, output_tensors: Sequence[Tensor] = ..., error: TritonError | None = None) -> None: ...
+
+class ResponseSender:
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None: ...
+    def is_cancelled(self) -> bool: ...
+
+class InferenceRequest:
+    def parameters(self) -> str: ...
+    def get_response_sender(self) -> ResponseSender: ...
+
+class Metric:
+    def set(self, value: float) -> None: ...
+    def increment(self, value: float) -> None: ...
+
+class MetricFamily:
+    COUNTER: int
+    GAUGE: int
+    def __init__(self, name: str, description: str, kind: int) -> None: ...
+    def Metric(self, labels: Mapping[str, str]) -> Metric: ...
+
+def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None: ...
