@@ -5,7 +5,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from modelkit.folder import new_folder
 
@@ -53,20 +55,19 @@ def _download(folder: Path) -> Path:
 
 def _dequantise(gguf: Path, folder: Path) -> None:
     """Write model, tokenizer and generation defaults as transformers saves them."""
-    import torch  # seconds to import, and not needed when the checkpoint is there already
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # Imported here: it takes seconds and is not needed when the checkpoint is there. Any: its types are incomplete.
+    transformers: Any = import_module("transformers")
+    transformers.logging.disable_progress_bar()
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
     model.hf_quantizer = None  # what is saved is plain fp32, and must not say otherwise
     del model.config.quantization_config
     # The model card's recommendation for sampling.
-    model.generation_config = GenerationConfig(
+    model.generation_config = transformers.GenerationConfig(
         do_sample=True, temperature=0.2, top_p=0.9, bos_token_id=1, eos_token_id=2, pad_token_id=2
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
 
 
 def _say(line: str) -> None:

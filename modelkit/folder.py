@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Generator[Path]:
     """Yield an empty folder beside `target`; when the block ends without an error it is renamed to `target`.
 
     Raises FileExistsError, and leaves the other folder as it is, when `target` is there at that moment and not empty.

@@ -1,0 +1,112 @@
+"""Decides how a checkpoint folder becomes a decoder, or why it cannot; knows no file formats."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from modelkit.config import Architecture, CheckpointError, DecoderConfig, read_config
+from modelkit.decoder import Decoder
+from modelkit.layout import split_qkv, tensor_shapes
+from modelkit.weights import StoredTensor, open_weights
+
+DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType({"fp32": torch.float32})
+
+# Each parameter of a layer but qkv, and the tensors in the file whose rows it holds one after the other.
+_LAYER_PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "input_norm.weight": ("input_layernorm.weight",),
+        "o.weight": ("self_attn.o_proj.weight",),
+        "post_norm.weight": ("post_attention_layernorm.weight",),
+        "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+        "down.weight": ("mlp.down_proj.weight",),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder whose tensors were all found in the shapes that its config asks for; none is read yet."""
+
+    config: DecoderConfig
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Check the folder. Raises CheckpointError naming file and tensor when it is not whole or does not fit.
+
+        Rotary buffers, and the head of a tied model, may be there and are left out: they follow from the rest.
+        """
+        config = read_config(folder)
+        stored, expected = open_weights(folder), tensor_shapes(config)
+        for name, shape in expected.items():
+            if name not in stored:
+                raise CheckpointError(f"{folder} lacks the tensor {name} of shape {shape}")
+            found = stored[name]
+            if found.shape != shape:
+                raise CheckpointError(f"{found.file}: {name} has shape {found.shape}, the config asks for {shape}")
+        for name in sorted(stored.keys() - expected.keys()):
+            if ".rotary_emb." not in name and not (name == "lm_head.weight" and config.tie_word_embeddings):
+                raise CheckpointError(f"{stored[name].file}: {name} is a tensor that {config.architecture} lacks")
+        return cls(config, {name: stored[name] for name in expected})
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in the dtype it is stored in; a view of the mapped file where the format allows."""
+        tensor = self.tensors[name].read()
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{self.tensors[name].file}: {name} is {tensor.dtype}, must be floating point")
+        return tensor
+
+    def qkv(self, layer: int, kind: Literal["weight", "bias"]) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's query, key and value projection apart from each other, whichever way the file holds them."""
+        prefix = f"model.layers.{layer}.self_attn"
+        if self.config.architecture is Architecture.ZHINAO:
+            return split_qkv(self.read(f"{prefix}.qkv_proj.{kind}"), self.config)
+        q, k, v = (self.read(f"{prefix}.{letter}_proj.{kind}") for letter in "qkv")
+        return q, k, v
+
+
+def load_decoder(folder: Path, dtype: str = "fp32") -> Decoder:
+    """Build the decoder of a checkpoint folder with its weights in `dtype`, one of DTYPES.
+
+    Files are mapped and copied tensor by tensor, so memory peaks near the size of the model. No code from the folder
+    is run. Raises CheckpointError naming file and tensor when the folder is not whole or does not fit its config.
+    """
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype is {dtype!r}, must be one of {sorted(DTYPES)}")
+    checkpoint = Checkpoint.open(folder)
+    with torch.device("meta"):
+        decoder = Decoder(checkpoint.config)
+    decoder.load_state_dict(_parameters(checkpoint, DTYPES[dtype]), assign=True)
+    return decoder.eval()
+
+
+def _parameters(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every parameter of the Decoder, copied out of the files."""
+
+    def stack(*parts: Tensor) -> nn.Parameter:
+        return nn.Parameter(torch.cat([part.to(dtype) for part in parts]))
+
+    config, read = checkpoint.config, checkpoint.read
+    parameters = {
+        "embed.weight": stack(read("model.embed_tokens.weight")),
+        "norm.weight": stack(read("model.norm.weight")),
+    }
+    # One Parameter under two names stays tied; a copy would not.
+    parameters["head.weight"] = (
+        parameters["embed.weight"] if config.tie_word_embeddings else stack(read("lm_head.weight"))
+    )
+    for layer in range(config.num_layers):
+        target, source = f"layers.{layer}", f"model.layers.{layer}"
+        for name, parts in _LAYER_PARTS.items():
+            parameters[f"{target}.{name}"] = stack(*(read(f"{source}.{part}") for part in parts))
+        parameters[f"{target}.qkv.weight"] = stack(*checkpoint.qkv(layer, "weight"))
+        if config.qkv_bias:
+            parameters[f"{target}.qkv.bias"] = stack(*checkpoint.qkv(layer, "bias"))
+        if config.o_bias:
+            parameters[f"{target}.o.bias"] = stack(read(f"{source}.self_attn.o_proj.bias"))
+    return dict(parameters)

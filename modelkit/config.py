@@ -1,0 +1,187 @@
+"""Decides which decoder a folder's config.json describes and whether we can run it; knows no tensors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that cannot be used; the message names the file, the tensor or key, and the values."""
+
+
+class Architecture(StrEnum):
+    """The checkpoint layouts we read; all three are one network (see modelkit.decoder)."""
+
+    ZHINAO = "ZhinaoForCausalLM"
+    LLAMA = "LlamaForCausalLM"
+    QWEN2 = "Qwen2ForCausalLM"
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """Llama 3.1's stretching of slow RoPE frequencies. Source: rope_type "llama3" of its config.json."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Geometry and numerics of one decoder. Sizes are in elements, positions in tokens."""
+
+    architecture: Architecture
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    norm_eps: float
+    rope_theta: float
+    rope_scaling: Llama3Scaling | None
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+
+
+# What the Zhinao configuration class says where its config.json is silent (spec/zhinao.md 2.1).
+_ZHINAO_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+    }
+)
+# Keys that change the result in a way this network does not have, with the values that switch them off.
+_ONLY: Final[Mapping[str, tuple[object, ...]]] = MappingProxyType(
+    {
+        "hidden_act": ("silu",),
+        "mlp_bias": (False,),
+        "use_sliding_window": (False,),
+        "quantization_config": (None,),
+        "partial_rotary_factor": (None, 1.0),
+    }
+)
+
+
+def read_config(folder: Path) -> DecoderConfig:
+    """Read `folder`/config.json. Remote code it may point to (auto_map) is never looked at.
+
+    Raises CheckpointError naming the key and its value when the file is missing or broken, or asks for something
+    this network does not do.
+    """
+    file = folder / "config.json"
+    try:
+        return parse_config(read_json(file))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object. Raises CheckpointError."""
+    try:
+        content: object = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold a JSON object, not {type(content).__name__}")
+    return cast(dict[str, Any], content)
+
+
+def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    """Build the config from the content of a config.json. Raises CheckpointError naming key and value."""
+    architecture = _architecture(raw)
+    if architecture is Architecture.ZHINAO:
+        raw = {**_ZHINAO_DEFAULTS, **raw}
+    _refuse_unsupported(raw)
+    num_heads, hidden_size = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
+    if raw.get("head_dim") is None and hidden_size % num_heads:
+        raise CheckpointError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
+    rope: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):  # transformers' older and newer spelling
+        rope |= raw.get(key) or {}
+    llama_bias = architecture is Architecture.LLAMA and bool(raw.get("attention_bias", False))
+    config = DecoderConfig(
+        architecture=architecture,
+        vocab_size=_count(raw, "vocab_size"),
+        hidden_size=hidden_size,
+        num_layers=_count(raw, "num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=_count(raw, "num_key_value_heads", num_heads),
+        head_dim=_count(raw, "head_dim", hidden_size // num_heads),
+        intermediate_size=_count(raw, "intermediate_size"),
+        norm_eps=_number(raw, "rms_norm_eps", 1e-6),
+        rope_theta=_number(rope, "rope_theta", _number(raw, "rope_theta", 10000.0)),
+        rope_scaling=_rope_scaling(rope),
+        max_position_embeddings=_count(raw, "max_position_embeddings"),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        qkv_bias=llama_bias or architecture is not Architecture.LLAMA,
+        o_bias=llama_bias,
+    )
+    if config.num_heads % config.num_kv_heads:
+        raise CheckpointError(
+            f"num_attention_heads {config.num_heads} is not a multiple of num_key_value_heads {config.num_kv_heads}"
+        )
+    if config.head_dim % 2:
+        raise CheckpointError(f"head_dim {config.head_dim} is odd: rotary embedding turns pairs")
+    return config
+
+
+def _architecture(raw: Mapping[str, Any]) -> Architecture:
+    named = raw.get("architectures")
+    known = [architecture.value for architecture in Architecture]
+    if not isinstance(named, list) or len(cast(list[object], named)) != 1 or named[0] not in known:
+        raise CheckpointError(f"architectures is {named!r}, must be one of {known}")
+    return Architecture(named[0])
+
+
+def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+    for key, allowed in _ONLY.items():
+        if key in raw and raw[key] not in allowed:
+            raise CheckpointError(f"{key} is {raw[key]!r}, only {allowed[-1]!r} is supported")
+    layer_types = set(raw.get("layer_types") or [])
+    if layer_types - {"full_attention"}:
+        raise CheckpointError(f"layer_types holds {sorted(layer_types)}, only 'full_attention' is supported")
+
+
+def _rope_scaling(rope: Mapping[str, Any]) -> Llama3Scaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise CheckpointError(f"rope_type is {kind!r}, only 'default' and 'llama3' are supported")
+    return Llama3Scaling(
+        factor=_number(rope, "factor"),
+        low_freq_factor=_number(rope, "low_freq_factor"),
+        high_freq_factor=_number(rope, "high_freq_factor"),
+        original_max_position_embeddings=_count(rope, "original_max_position_embeddings"),
+    )
+
+
+def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A positive whole number; a key that is absent or null takes the default."""
+    value = raw.get(key) if raw.get(key) is not None else default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"{key} is {value!r}, must be a positive whole number")
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A positive number; a key that is absent or null takes the default."""
+    value = raw.get(key) if raw.get(key) is not None else default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise CheckpointError(f"{key} is {value!r}, must be a positive number")
+    return float(value)

@@ -1,0 +1,9 @@
+from pathlib import Path
+
+from torch import Tensor
+
+class SafetensorError(Exception): ...
+
+class safe_open:
+    def __init__(self, filename: Path, framework: str) -> None: ...
+    def get_tensor(self, name: str) -> Tensor: ...

@@ -1,0 +1,6 @@
+from xmlrpc.client import Transport
+
+class SupervisorTransport(Transport):
+    def __init__(
+        self, username: str | None = None, password: str | None = None, serverurl: str | None = None
+    ) -> None: ...
