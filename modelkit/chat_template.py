@@ -1,11 +1,26 @@
 """Turns a conversation into the token ids a chat model was trained on; text can never become a control token."""
 
-from collections.abc import Sequence
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Final, NoReturn, Protocol
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modelkit.tokenizer import Tokenizer
+from modelkit.tokenizer_config import TokenizerConfig
+from modelkit.tokenizer_zhinao import ZhinaoTokenizer
+
+_ZHINAO_SYSTEM: Final = "You are a helpful assistant."
 
 
 class TemplateError(ValueError):
@@ -29,14 +44,172 @@ class ChatTemplate(Protocol):
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The template of a checkpoint folder, or None for a base model without one. Raises TemplateError if broken."""
-    raise NotImplementedError
+    """The template of a checkpoint folder, or None for a base model without one.
+
+    Zhinao's format is fixed; others bring a Jinja template. Raises TemplateError when that is broken.
+    """
+    if isinstance(tokenizer, ZhinaoTokenizer):
+        return ZhinaoChatTemplate(tokenizer)
+    try:
+        config = TokenizerConfig.read(folder)
+        if config.chat_template is None:
+            return None
+        return JinjaChatTemplate(config.chat_template, tokenizer, config.named_tokens)
+    except ValueError as error:
+        raise TemplateError(f"{folder}: {error}") from error
+
+
+class ZhinaoChatTemplate:
+    """360Zhinao's ChatML, with role, newline and content encoded each on its own. Source: spec section 4.1.
+
+    A conversation that does not start with a system turn gets the default one; an empty system turn stays empty.
+    """
+
+    def __init__(self, tokenizer: ZhinaoTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._start = tokenizer.control_ids["<|im_start|>"]
+        self._end = tokenizer.control_ids["<|im_end|>"]
+        self._newline = tokenizer.encode("\n")
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of all turns and the generation prompt; see ChatTemplate.encode."""
+        has_system = messages and messages[0].role == "system"
+        turns = messages if has_system else [Message("system", _ZHINAO_SYSTEM), *messages]
+        ids: list[int] = []
+        for turn in turns:
+            ids += [*self._head(turn.role), *self._tokenizer.encode(turn.content), self._end, *self._newline]
+        return ids + self._head("assistant")
+
+    def _head(self, role: str) -> list[int]:
+        return [self._start, *self._tokenizer.encode(role), *self._newline]
+
+
+class JinjaChatTemplate:
+    """A Hugging Face chat template that cannot be talked into control tokens.
+
+    A control string inside a role or content is hidden while the template runs: its first character is swapped for one
+    that occurs nowhere. The rendered text is then cut at the control strings left, which are the template's own, and
+    what lies between is encoded as plain text. On ordinary text the ids are those of transformers'
+    `apply_chat_template(add_generation_prompt=True)`.
+    """
+
+    def __init__(self, source: str, tokenizer: Tokenizer, named_tokens: Mapping[str, str]) -> None:
+        """named_tokens: what the template may call `bos_token` and so on. Raises TemplateError on bad syntax."""
+        try:
+            self._template = _environment().from_string(
+                source, globals={"raise_exception": _refuse, "strftime_now": _now}
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"chat template: {error}") from error
+        self._tokenizer = tokenizer
+        self._named_tokens = dict(named_tokens)
+        self._source_characters = frozenset(source)
+        controls = sorted(tokenizer.control_ids, key=len, reverse=True)  # the longest wins
+        self._first_characters = sorted({control[0] for control in controls})
+        self._cut = re.compile(f"({_any_of(controls)})")
+        self._hidden = _control_start(controls)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of all turns and the generation prompt; see ChatTemplate.encode."""
+        mask = self._choose_mask(messages)
+        unmask = {ord(stand_in): first for first, stand_in in mask.items()}
+        ids: list[int] = []
+        for number, segment in enumerate(self._cut.split(self._render(messages, mask))):
+            if number % 2:
+                ids.append(self._tokenizer.control_ids[segment])
+            else:
+                ids += self._tokenizer.encode(segment.translate(unmask))
+        return ids
+
+    def _choose_mask(self, messages: Sequence[Message]) -> dict[str, str]:
+        """For each character that begins a control string, one that occurs in no message and not in the template."""
+        used = self._source_characters.union(*(message.role + message.content for message in messages))
+        unused = (chr(code) for code in range(0x10FFFF, 0xFFFF, -1) if chr(code) not in used)
+        stand_ins = list(islice(unused, len(self._first_characters)))
+        if len(stand_ins) < len(self._first_characters):
+            raise TemplateError(
+                f"the messages use {len(used)} different characters, none is left to encode them safely"
+            )
+        return dict(zip(self._first_characters, stand_ins, strict=True))
+
+    def _render(self, messages: Sequence[Message], mask: Mapping[str, str]) -> str:
+        def hide(text: str) -> str:
+            return self._hidden.sub(lambda found: mask[found[0]], text)
+
+        turns = [{"role": hide(message.role), "content": hide(message.content)} for message in messages]
+        try:
+            return self._template.render(
+                **self._named_tokens, messages=turns, tools=None, documents=None, add_generation_prompt=True
+            )
+        except Exception as error:  # boundary: a template is a program and may fail in any way
+            raise TemplateError(f"chat template: {error}") from error
 
 
 def drop_oldest_rounds(messages: Sequence[Message], template: ChatTemplate, limit: int) -> list[Message]:
     """Drop whole rounds, oldest first, until the conversation takes at most `limit` tokens.
 
     A round is a user turn and everything up to the next user turn. System turns and the last round always stay, so
-    the result may still be too long: the caller decides what then.
+    the result may still be too long: the caller decides what then. Raises TemplateError as ChatTemplate.encode does.
     """
-    raise NotImplementedError
+
+    def kept_from(start: int) -> list[Message]:
+        return [turn for i, turn in enumerate(messages) if i >= start or turn.role == "system"]
+
+    starts = sorted({0, *(i for i, turn in enumerate(messages) if turn.role == "user")})
+    first_fit = bisect_left(starts[:-1], True, key=lambda start: len(template.encode(kept_from(start))) <= limit)
+    return kept_from(starts[first_fit])
+
+
+def _any_of(texts: Sequence[str]) -> str:
+    return "|".join(map(re.escape, texts)) if texts else "(?!)"  # which never matches
+
+
+def _control_start(controls: Sequence[str]) -> re.Pattern[str]:
+    """Matches a first character of a control string that is there whole, or begun where the text ends.
+
+    The beginning counts because the template may go on with another text, and may trim the blanks between.
+    """
+    firsts = _any_of(sorted({control[0] for control in controls}))
+    tails = _any_of(sorted({control[1:] for control in controls}))
+    begun = _any_of(sorted({control[1:end] for control in controls for end in range(1, len(control))}, reverse=True))
+    return re.compile(rf"(?:{firsts})(?=(?:{tails})|(?:{begun})\s*\Z)")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as chat templates expect it; the same set-up as in transformers."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    vars(environment)["filters"]["tojson"] = _to_json  # vars: jinja2 declares the attribute without a type
+    return environment
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks what is trained on; here its body is simply part of the text."""
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which is not the text a model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)

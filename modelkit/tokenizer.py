@@ -47,13 +47,17 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Read a checkpoint folder's tokenizer: a Zhinao rank file, else a Hugging Face `tokenizer.json`.
 
     The rank file is `vocab/360.tiktoken` or the only `*.tiktoken` in the folder.
-    Raises TokenizerError naming the file when there is none or it is broken.
+    Raises TokenizerError naming the file when there is none, or several, or it is broken.
     """
-    rank_files = [folder / "vocab" / "360.tiktoken", *sorted(folder.glob("*.tiktoken"))]
-    for path, read in [*((path, ZhinaoTokenizer.read) for path in rank_files), (folder / "tokenizer.json", FastTokenizer.read)]:
-        if path.is_file():
-            try:
-                return read(path)
-            except ValueError as error:
-                raise TokenizerError(f"{path}: {error}") from error
-    raise TokenizerError(f"{folder}: neither a *.tiktoken rank file nor a tokenizer.json")
+    named = folder / "vocab" / "360.tiktoken"
+    rank_files = [named] if named.is_file() else sorted(folder.glob("*.tiktoken"))
+    if len(rank_files) > 1:
+        names = ", ".join(path.name for path in rank_files)
+        raise TokenizerError(f"{folder}: {len(rank_files)} rank files, expected 1: {names}")
+    path = rank_files[0] if rank_files else folder / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(f"{folder}: neither a *.tiktoken rank file nor a tokenizer.json")
+    try:
+        return ZhinaoTokenizer.read(path) if rank_files else FastTokenizer.read(path)
+    except ValueError as error:
+        raise TokenizerError(f"{path}: {error}") from error

@@ -3,8 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -21,6 +20,8 @@ _ADDED: Final = (  # in id order, from the first id after the mergeable ranks
 )
 _SPACES: Final = MappingProxyType({"[space8]": 8, "[space4]": 4, "[space3]": 3, "[space2]": 2})  # tried in this order
 _SPACE_RUN: Final = re.compile("( {2,})")
+_BLANK_RUN: Final = re.compile(r"[^\S\r\n]+")
+_MAX_BLANK_RUN: Final = 500_000  # tiktoken's regex engine dies on a million characters
 
 
 class ZhinaoTokenizer:
@@ -62,15 +63,16 @@ class ZhinaoTokenizer:
         """The ids of plain text; see Tokenizer.encode."""
         parts = _SPACE_RUN.split(text)  # text, run, text, run, ..., text
         ids: list[int] = []
-        left_over = ""
+        single = ""
         for plain, run in zip(parts[::2], [*parts[1::2], ""], strict=True):
-            ids += self._bpe.encode_ordinary(left_over + plain)
-            width = len(run)
-            for space_width, space_id in self._spaces:
-                count, width = divmod(width, space_width)
+            for part in _cut_blank_runs(single + plain):
+                ids += self._bpe.encode_ordinary(part)
+            rest = len(run)
+            for width, space_id in self._spaces:
+                count, rest = divmod(rest, width)
                 ids += [space_id] * count
-            left_over = " " * width  # a single space belongs to the word behind it
-        return ids + self._bpe.encode_ordinary(left_over)
+            single = " " * rest  # belongs to the word behind the run
+        return ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """What an id adds to the text; see Tokenizer.token_bytes."""
@@ -81,6 +83,16 @@ class ZhinaoTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids; see Tokenizer.decode."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+
+def _cut_blank_runs(text: str) -> Iterator[str]:
+    start = 0
+    if len(text) > _MAX_BLANK_RUN:
+        for run in _BLANK_RUN.finditer(text):
+            for end in range(run.start() + _MAX_BLANK_RUN, run.end(), _MAX_BLANK_RUN):
+                yield text[start:end]
+                start = end
+    yield text[start:]
 
 
 def _parse_ranks(content: bytes) -> dict[bytes, int]:
@@ -98,11 +110,17 @@ def _parse_ranks(content: bytes) -> dict[bytes, int]:
             raise ValueError(f"line {number}: rank {rank} is already on line {lines_of_ranks[rank]}")
         ranks[token] = rank
         lines_of_ranks[rank] = number
-    missing_rank = next(rank for rank in range(len(ranks) + 1) if rank not in lines_of_ranks)
-    if missing_rank < len(ranks):
-        beyond = next(rank for rank in lines_of_ranks if rank >= len(ranks))
-        raise ValueError(f"line {lines_of_ranks[beyond]}: rank {beyond} of {len(ranks)} tokens; {missing_rank} is missing")
-    missing_byte = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
-    if missing_byte is not None:
-        raise ValueError(f"byte 0x{missing_byte:02x} is no token; after {len(ranks)} lines all 256 must be there")
+    _require_complete(ranks, lines_of_ranks)
     return ranks
+
+
+def _require_complete(ranks: Mapping[bytes, int], lines_of_ranks: Mapping[int, int]) -> None:
+    outside = next((rank for rank in lines_of_ranks if not 0 <= rank < len(ranks)), None)
+    if outside is not None:
+        missing = next(rank for rank in range(len(ranks)) if rank not in lines_of_ranks)
+        raise ValueError(
+            f"line {lines_of_ranks[outside]}: rank {outside} of {len(ranks)} tokens, rank {missing} is missing"
+        )
+    absent = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
+    if absent is not None:
+        raise ValueError(f"byte 0x{absent:02x} is none of the {len(ranks)} tokens; all 256 bytes must be")
