@@ -1,0 +1,25 @@
+"""Turns a failure into one message and an exit code at the terminal; decides no wording."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import typer
+
+from mesh.failure import MeshFailure
+
+
+class UsageFailure(Exception):
+    """The command line asks for something it cannot have; exit code 2."""
+
+
+@contextmanager
+def shown_failures() -> Generator[None]:
+    """Print what went wrong on standard error and leave with 1, or 2 for a wrong command line."""
+    try:
+        yield
+    except UsageFailure as failure:
+        typer.echo(f"zhinao: {failure}", err=True)
+        raise typer.Exit(2) from None
+    except MeshFailure as failure:
+        typer.echo(f"zhinao: {failure}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,107 @@
+"""`zhinao up`: starts a mesh, shows how it comes to life, and in the foreground brings it down again at the end."""
+
+import signal
+import threading
+import time
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from cli.options import UpWords, check_chat_checkpoint, to_options, wanted_models
+from cli.weights import find_checkpoint
+from mesh.failure import MeshFailure
+from mesh.launch import running_plan, start, wait_until_ready
+from mesh.plan import Model, Options, Plan
+from mesh.probe import generate_token
+from mesh.state import StateFolder
+from mesh.supervisord import Supervisor
+from mesh.teardown import bring_down
+
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+
+
+def up(words: UpWords, state: StateFolder, detach: bool) -> None:
+    """Start the mesh or find it running. Raises UsageFailure or MeshFailure; a mesh that fails to start is stopped."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    wanted = wanted_models(words)
+    models = [Model(model.id, "chat", str(find_checkpoint(model.source))) for model in wanted]
+    options = to_options(words, models)
+    with state.lock():
+        running = running_plan(state)
+        if running is not None:
+            _check_same(running.options, options, state)
+            typer.echo("the mesh is up already")
+            _announce(running, {model.id: generate_token(running.edge, model.id) for model in models}, state)
+            return
+        for model in models:
+            check_chat_checkpoint(find_checkpoint(model.path), model.id)
+        _start(options, state)
+    if not detach:
+        _stay(state)
+
+
+def _start(options: Options, state: StateFolder) -> None:
+    bring_down(state, lambda _: None)  # what a killed mesh left would be in the way
+    began_s = time.monotonic()
+    console = Console()
+    try:
+        plan = start(options, state)
+        with console.status("starting " + ", ".join(part.name for part in plan.parts)):
+            paths = wait_until_ready(
+                plan, state, lambda name: console.print(f"  {name} is ready ({time.monotonic() - began_s:.1f} s)")
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted: stopping", err=True)
+        _bring_down_quietly(state)
+        raise typer.Exit(INTERRUPTED) from None
+    except BaseException:
+        _bring_down_quietly(state)
+        raise
+    typer.echo(f"the mesh is up ({time.monotonic() - began_s:.1f} s)")
+    _announce(plan, paths, state)
+
+
+def _stay(state: StateFolder) -> None:
+    """Wait for Ctrl-C, SIGTERM, a closed terminal or the mesh's end; then bring it down."""
+    typer.echo("Ctrl-C stops it")
+    supervisor, never = Supervisor(state), threading.Event()
+    try:
+        while supervisor.is_running():
+            never.wait(1.0)
+    except KeyboardInterrupt:
+        typer.echo("stopping")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with state.lock():
+        bring_down(state, typer.echo)
+
+
+def _bring_down_quietly(state: StateFolder) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    bring_down(state, lambda _: None)
+
+
+def _check_same(running: Options, wanted: Options, state: StateFolder) -> None:
+    if running == wanted:
+        return
+    raise MeshFailure(
+        f"another mesh runs in {state.path}: {running}; wanted: {wanted}. "
+        "Stop it first (zhinao down), or give this one a --state and a --port of its own"
+    )
+
+
+def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:
+    typer.echo(f"  REST and gRPC  {plan.edge}")
+    typer.echo(f"  models         {', '.join(paths) or '(none)'}")
+    typer.echo(f"  logs           {state.logs}")
+    for model, path in list(paths.items())[:1]:
+        prompt = '"messages": [{"role": "user", "content": "Who are you?"}]' if "chat" in path else '"prompt": "Hello"'
+        body = f'{{"model": "{model}", {prompt}, "stream": true}}'
+        typer.echo(f"\ncurl -N {plan.edge}{path} -H 'content-type: application/json' -d '{body}'\n")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

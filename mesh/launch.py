@@ -1,0 +1,75 @@
+"""Brings a mesh up: lays out its files, starts it, and waits until every part has really served."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mesh import envoy, triton
+from mesh.failure import MeshFailure
+from mesh.layout import Layout, num_ports, worker_ports_of
+from mesh.plan import Options, Plan, load_plan, save_plan
+from mesh.ports import check_edge, choose_block
+from mesh.probe import Health, generate_token, probe
+from mesh.state import StateFolder
+from mesh.supervisord import Supervisor, write_config
+
+POLL_S: Final = 0.2
+LOG_TAIL_LINES: Final = 30
+LOAD_TIMEOUT_S: Final = 1800.0  # no one waits longer for a model to load
+ENDED: Final = {"BACKOFF", "EXITED", "FATAL"}
+
+
+def running_plan(state: StateFolder) -> Plan | None:
+    """The plan of the mesh that runs in this folder, or None."""
+    plan = load_plan(state.plan)
+    return plan if plan is not None and Supervisor(state).is_running() else None
+
+
+def start(options: Options, state: StateFolder) -> Plan:
+    """Write the files of a new mesh and start all its parts; returns before any of them is ready."""
+    check_edge(options.host, options.port)
+    layout = Layout(options, state, choose_block(options.port, num_ports(options)))
+    plan = layout.plan()
+    state.make()
+    triton.link_backends(state.triton_backends)
+    state.envoy_config.write_text(envoy.render(layout.envoy_config()))
+    for model in options.models:
+        envoy.write_endpoints(layout.route(model), worker_ports_of(plan.parts, model.id))
+    save_plan(plan, state.plan)
+    write_config(plan, state)
+    Supervisor(state).start()
+    return plan
+
+
+def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], None]) -> dict[str, str]:
+    """Return when every part answers its probe and every model has made a token; on_ready is told each part's name.
+
+    Returns the path of the API that each model answered at. Raises MeshFailure, with the end of the part's log, as
+    soon as one ends: what does not survive its own start would not survive the next one.
+    """
+    supervisor = Supervisor(state)
+    pending = {part.name: part for part in plan.parts}
+    pids: dict[str, int] = {}
+    deadline_s = time.monotonic() + LOAD_TIMEOUT_S
+    while pending:
+        for name, process in supervisor.states().items():
+            was_replaced = process.pid is not None and pids.setdefault(name, process.pid) != process.pid
+            if process.state in ENDED or was_replaced:
+                raise MeshFailure(_report(f"{name} ended during its start", state.logs / f"{name}.log"))
+        for name, part in list(pending.items()):
+            if probe(part, plan) is Health.READY:
+                del pending[name]
+                on_ready(name)
+        if time.monotonic() > deadline_s:
+            name = next(iter(pending))
+            log = state.logs / f"{name}.log"
+            raise MeshFailure(_report(f"{name} was not ready after {LOAD_TIMEOUT_S:.0f} s", log))
+        time.sleep(POLL_S)
+    return {model.id: generate_token(plan.edge, model.id) for model in plan.options.models}
+
+
+def _report(headline: str, log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    tail = "\n".join(f"  | {line}" for line in lines[-LOG_TAIL_LINES:])
+    return f"{headline}. The end of {log}:\n{tail or '  | (nothing)'}"

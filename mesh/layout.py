@@ -1,0 +1,149 @@
+"""Turns what the user asked for into the plan of a mesh: which processes, with which settings, on which ports."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mesh import envoy, triton
+from mesh.failure import MeshFailure
+from mesh.plan import Model, Options, Part, Plan
+from mesh.state import StateFolder
+
+FIXED_PORTS: Final = 4  # Envoy's internal listener and admin, the gateway's HTTP and gRPC
+PORTS_PER_WORKER: Final = 3  # Triton's HTTP, gRPC and metrics
+WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+
+
+def num_ports(options: Options) -> int:
+    """How many ports on loopback the mesh needs beside its edge."""
+    return FIXED_PORTS + PORTS_PER_WORKER * len(options.models)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A mesh of these options in this folder, on the ports from first_port on."""
+
+    options: Options
+    state: StateFolder
+    first_port: int
+
+    def plan(self) -> Plan:
+        """All parts. Raises MeshFailure if two would have one name."""
+        workers = [self._worker(index, model) for index, model in enumerate(self.options.models)]
+        parts = (*workers, self._gateway(), self._envoy())
+        names = [part.name for part in parts]
+        for name in names:
+            if names.count(name) > 1:
+                raise MeshFailure(f"two parts would be called {name!r}; give the models ids that differ more")
+        return Plan(options=self.options, edge=self._edge_url(), admin=f"127.0.0.1:{self._admin_port}", parts=parts)
+
+    def envoy_config(self) -> envoy.EnvoyConfig:
+        """What Envoy must know of the other parts."""
+        return envoy.EnvoyConfig(
+            edge_host=self.options.host,
+            edge_port=self.options.port,
+            internal_port=self._internal_port,
+            admin_port=self._admin_port,
+            gateway_http=[self._gateway_http],
+            gateway_grpc=[self._gateway_grpc],
+            models=[self.route(model) for model in self.options.models],
+            endpoints_folder=self.state.endpoints,
+        )
+
+    def route(self, model: Model) -> envoy.ModelRoute:
+        """Envoy's names for one model."""
+        cluster = f"{model.kind}-{_slug(model.id)}"
+        return envoy.ModelRoute(model.id, cluster, self.state.endpoints / f"{cluster}.json")
+
+    def worker_ports(self, index: int) -> tuple[int, int, int]:
+        """HTTP, gRPC and metrics port of the worker of the index-th model."""
+        first = self.first_port + FIXED_PORTS + PORTS_PER_WORKER * index
+        return first, first + 1, first + 2
+
+    @property
+    def _internal_port(self) -> int:
+        return self.first_port
+
+    @property
+    def _admin_port(self) -> int:
+        return self.first_port + 1
+
+    @property
+    def _gateway_http(self) -> int:
+        return self.first_port + 2
+
+    @property
+    def _gateway_grpc(self) -> int:
+        return self.first_port + 3
+
+    def _edge_url(self) -> str:
+        host = WILDCARDS.get(self.options.host, self.options.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.options.port}"
+
+    def _envoy(self) -> Part:
+        return Part(
+            name="envoy",
+            kind="envoy",
+            replica=0,
+            command=envoy.command(self.state.envoy_config),
+            http=self._edge_url().removeprefix("http://"),
+            grpc=self._edge_url().removeprefix("http://"),
+            metrics=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
+        )
+
+    def _gateway(self) -> Part:
+        http, grpc = f"127.0.0.1:{self._gateway_http}", f"127.0.0.1:{self._gateway_grpc}"
+        environment = {
+            "GATEWAY_HOST": "127.0.0.1",
+            "GATEWAY_HTTP_PORT": str(self._gateway_http),
+            "GATEWAY_GRPC_PORT": str(self._gateway_grpc),
+            "GATEWAY_UPSTREAM": f"127.0.0.1:{self._internal_port}",
+            "GATEWAY_MODELS": json.dumps([{"id": model.id, "kind": model.kind} for model in self.options.models]),
+        }
+        command = ("python3", "-m", "services.gateway")
+        return Part("gateway-0", "gateway", 0, command, environment, http, grpc, f"http://{http}/metrics")
+
+    def _worker(self, index: int, model: Model) -> Part:
+        http, grpc, metrics = self.worker_ports(index)
+        shm_prefix = f"{self.state.shm_prefix}{index}_"
+        return Part(
+            name=f"{_slug(model.id)}-0",
+            kind=model.kind,
+            replica=0,
+            command=triton.command(
+                triton.MODEL_REPOSITORY, self.state.triton_backends, (http, grpc, metrics), shm_prefix
+            ),
+            environment={**triton.environment(), **_chat_environment(self.options, model)},
+            http=f"127.0.0.1:{http}",
+            grpc=f"127.0.0.1:{grpc}",
+            metrics=f"http://127.0.0.1:{metrics}/metrics",
+            model=model.id,
+            shm_prefix=shm_prefix,
+        )
+
+
+def _chat_environment(options: Options, model: Model) -> dict[str, str]:
+    environment = {
+        "CHAT_MODEL_ID": model.id,
+        "CHAT_MODEL_PATH": model.path,
+        "CHAT_DTYPE": options.chat_dtype,
+        # Threads that spin at a barrier starve the gateway and Envoy on a small machine.
+        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if options.max_model_len is not None:
+        environment["CHAT_MAX_MODEL_LEN"] = str(options.max_model_len)
+    return environment
+
+
+def _slug(model_id: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "_", model_id)
+
+
+def worker_ports_of(parts: Sequence[Part], model_id: str) -> list[int]:
+    """gRPC ports of all workers of a model."""
+    return [int(part.grpc.rpartition(":")[2]) for part in parts if part.model == model_id and part.grpc]

@@ -1,0 +1,84 @@
+"""Describes a local mesh, its models, processes and ports, as plain data that survives on disk; starts nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from mesh.files import write_atomically
+
+ModelKind = Literal["chat"]
+PartKind = Literal["envoy", "gateway", "chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One served model: the id clients use and the checkpoint folder it is read from."""
+
+    id: str
+    kind: ModelKind
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for. Two `up`s with equal options mean the same mesh."""
+
+    host: str
+    port: int
+    models: tuple[Model, ...]
+    chat_dtype: str
+    max_model_len: int | None  # tokens; None is the checkpoint's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One supervised process. http, grpc: host:port; metrics: URL of Prometheus text; model: served id."""
+
+    name: str
+    kind: PartKind
+    replica: int
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    http: str | None = None
+    grpc: str | None = None
+    metrics: str | None = None
+    model: str | None = None
+    shm_prefix: str | None = None  # of the names of its files in /dev/shm
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole mesh."""
+
+    options: Options
+    edge: str  # URL under which clients reach it from this machine
+    admin: str  # host:port of Envoy's admin
+    parts: tuple[Part, ...]
+
+    def part(self, name: str) -> Part:
+        """The part of that name; KeyError if there is none."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(f"no part {name!r}; there are {', '.join(part.name for part in self.parts)}")
+
+    @property
+    def workers(self) -> tuple[Part, ...]:
+        """The parts that carry a model."""
+        return tuple(part for part in self.parts if part.model is not None)
+
+
+_PLAN = TypeAdapter(Plan)
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write the plan as JSON, whole or not at all."""
+    write_atomically(path, _PLAN.dump_json(plan, indent=2))
+
+
+def load_plan(path: Path) -> Plan | None:
+    """Read what save_plan wrote; None if there is no such file."""
+    return _PLAN.validate_json(path.read_bytes()) if path.exists() else None

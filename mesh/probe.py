@@ -1,0 +1,119 @@
+"""Asks each part whether it can really serve; a part that merely listens does not pass."""
+
+import http.client
+import json
+import struct
+from enum import StrEnum
+from typing import Final
+
+import grpc
+from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest, ModelStreamInferResponse
+
+from mesh.failure import MeshFailure
+from mesh.plan import Part, Plan
+from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, Operation
+
+PING_TIMEOUT_S: Final = 5.0
+FIRST_TOKEN_TIMEOUT_S: Final = 600.0  # a big model on a CPU
+CHANNEL_OPTIONS: Final = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+
+
+class Health(StrEnum):
+    """What a probe found."""
+
+    READY = "ready"
+    STARTING = "starting"  # nothing listens yet
+    NOT_READY = "not_ready"  # something listens and cannot serve
+
+
+def ping_worker(target: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
+    """Send the ping that a worker's engine answers between two steps. target: host:port of its Triton's gRPC.
+
+    Triton's own ready check is not enough: it passes with a dead Python stub.
+    """
+    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=min(timeout_s, 1.0))
+        except grpc.FutureTimeoutError:
+            return Health.STARTING
+        infer = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=ModelInferRequest.SerializeToString,
+            response_deserializer=ModelStreamInferResponse.FromString,
+        )
+        try:
+            for reply in infer(iter([_ping()]), timeout=timeout_s):
+                if reply.error_message:
+                    return Health.NOT_READY
+                if reply.infer_response.parameters["triton_final_response"].bool_param:
+                    return Health.READY
+        except grpc.RpcError:
+            return Health.NOT_READY
+    return Health.NOT_READY
+
+
+def _ping() -> ModelInferRequest:
+    return ModelInferRequest(
+        model_name="chat",
+        parameters={
+            OPERATION_PARAMETER: InferParameter(string_param=Operation.PING),
+            "triton_enable_empty_final_response": InferParameter(bool_param=True),
+        },
+        inputs=[ModelInferRequest.InferInputTensor(name=REQUEST_TENSOR, datatype="BYTES", shape=[1])],
+        raw_input_contents=[struct.pack("<I", 0)],  # one BYTES element: its length, then nothing
+    )
+
+
+def get_ready(address: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
+    """GET /ready of an HTTP server. address: host:port."""
+    connection = http.client.HTTPConnection(address, timeout=timeout_s)
+    try:
+        connection.request("GET", "/ready")
+        return Health.READY if connection.getresponse().status == 200 else Health.NOT_READY
+    except ConnectionRefusedError:
+        return Health.STARTING
+    except (OSError, http.client.HTTPException):
+        return Health.NOT_READY
+    finally:
+        connection.close()
+
+
+def probe(part: Part, plan: Plan) -> Health:
+    """The check that fits the part: a worker's ping, the gateway's /ready, Envoy's admin /ready."""
+    match part.kind:
+        case "envoy":
+            return get_ready(plan.admin)
+        case "gateway":
+            return get_ready(str(part.http))
+        case "chat":
+            return ping_worker(str(part.grpc))
+
+
+def generate_token(edge: str, model: str, timeout_s: float = FIRST_TOKEN_TIMEOUT_S) -> str:
+    """Have a chat model make one real token through the edge. edge: URL.
+
+    Returns the path that works: a chat, or a plain completion where the model has no chat template.
+    Raises MeshFailure with the mesh's own words if both fail.
+    """
+    chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    plain = {"model": model, "prompt": "Hello", "max_tokens": 1}
+    status, answer = 0, ""
+    for path, body in (("/v1/chat/completions", chat), ("/v1/completions", plain)):
+        status, answer = _post(edge, path, body, timeout_s)
+        if status == 200:
+            return path
+        if status != 400:
+            break
+    raise MeshFailure(f"model {model!r} did not answer at {edge}: HTTP {status}: {answer}")
+
+
+def _post(edge: str, path: str, body: object, timeout_s: float) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(edge.removeprefix("http://"), timeout=timeout_s)
+    try:
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise MeshFailure(f"{edge}{path}: {type(error).__name__}: {error}") from error
+    finally:
+        connection.close()

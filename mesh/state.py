@@ -1,0 +1,118 @@
+"""Says where a mesh keeps its files while it runs, and keeps two commands from changing it at once."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mesh.failure import MeshFailure
+
+MARKER: Final = (
+    "ZHINAO_MESH_STATE"  # environment variable that every process of a mesh carries; its value is the folder
+)
+SOCKET_PATH_LIMIT: Final = 95  # bytes; the kernel takes 107 and supervisor appends its process id first
+
+
+def default_state_folder() -> Path:
+    """zhinao-mesh under the user's state folder."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "zhinao-mesh"
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """The files of one mesh; the path is absolute."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """What runs."""
+        return self.path / "plan.json"
+
+    @property
+    def restarts(self) -> Path:
+        """How often each part was restarted; the watchdog writes it."""
+        return self.path / "restarts.json"
+
+    @property
+    def supervisor_config(self) -> Path:
+        """What supervisord reads."""
+        return self.path / "supervisord.conf"
+
+    @property
+    def envoy_config(self) -> Path:
+        """What Envoy reads at its start."""
+        return self.path / "envoy.yaml"
+
+    @property
+    def endpoints(self) -> Path:
+        """Folder that Envoy watches; one file of addresses per model."""
+        return self.path / "eds"
+
+    @property
+    def triton_backends(self) -> Path:
+        """Folder in which Triton finds its Python backend."""
+        return self.path / "backends"
+
+    @property
+    def logs(self) -> Path:
+        """One log per part; they stay after `down`."""
+        return self.path / "logs"
+
+    @property
+    def key(self) -> str:
+        """Short name that is this folder's own, for things that live outside it."""
+        return hashlib.sha256(os.fsencode(self.path)).hexdigest()[:10]
+
+    @property
+    def shm_prefix(self) -> str:
+        """How the names of all its files in /dev/shm begin."""
+        return f"zhinao_{self.key}_"
+
+    @property
+    def socket(self) -> Path:
+        """Where supervisord listens; in the temporary folder if this one's path is too long for a socket."""
+        inside = self.path / "supervisor.sock"
+        if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
+            return inside
+        return Path(tempfile.gettempdir()) / f"zhinao-{os.getuid()}-{self.key}" / "supervisor.sock"
+
+    def make(self) -> None:
+        """Create the folders. Raises MeshFailure if the socket's one belongs to someone else."""
+        for folder in (self.path, self.endpoints, self.triton_backends, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.socket.parent.mkdir(mode=0o700, exist_ok=True)
+        if self.socket.parent.stat().st_uid != os.getuid():
+            raise MeshFailure(f"{self.socket.parent} belongs to another user; give a shorter --state")
+
+    def clear(self) -> list[Path]:
+        """Remove everything but the logs; returns what was there."""
+        runtime = [self.plan, self.restarts, self.supervisor_config, self.path / "supervisord.pid", self.envoy_config]
+        runtime += [self.endpoints, self.triton_backends, self.socket]
+        if self.socket.parent != self.path:
+            runtime.append(self.socket.parent)
+        removed = [path for path in runtime if path.exists()]
+        for path in removed:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return removed
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Hold this mesh for one command. Raises MeshFailure at once if another command holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MeshFailure(f"another zhinao up or down is at work on {self.path}; wait for it") from None
+            yield

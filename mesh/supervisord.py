@@ -1,0 +1,136 @@
+"""Runs the parts under supervisor: its configuration, its start, and the calls it answers; decides nothing else."""
+
+import configparser
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+from xmlrpc.client import Fault, ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from mesh.failure import MeshFailure
+from mesh.plan import Part, PartKind, Plan
+from mesh.state import MARKER, StateFolder
+
+WATCHDOG: Final = "watchdog"
+START_S: Final = 20  # a part that dies younger than this is retried more and more slowly
+START_RETRIES: Final = 20  # then it stays down: some minutes of trying
+STOP_S: Final = {"chat": 30, "gateway": 30, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
+PRIORITY: Final[dict[PartKind, int]] = {"chat": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
+WAIT_FOR_SOCKET_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What supervisor knows of a process. state: its own word, e.g. RUNNING; pid: None when there is none."""
+
+    state: str
+    pid: int | None
+    started_s: int  # Unix time
+
+
+def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
+    """supervisord.conf as sections. Paths in it are relative to the state folder, from which supervisord is started.
+
+    Parts are named only: mesh.start_part finds their command and settings in the plan. Only TERM goes to the server
+    alone (Triton must end its stubs itself to free their memory); KILL goes to the whole group.
+    """
+    files = min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    sections = {
+        "unix_http_server": {"file": str(state.socket).replace("%", "%%"), "chmod": "0600"},
+        "supervisord": {"logfile": "logs/supervisord.log", "pidfile": "supervisord.pid", "minfds": str(files)},
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+        },
+        f"eventlistener:{WATCHDOG}": {
+            "command": "python3 -m mesh.watchdog",
+            "events": "PROCESS_STATE_STARTING,TICK_5",
+            "buffer_size": "1000",
+            "stderr_logfile": f"logs/{WATCHDOG}.log",
+        },
+    }
+    return sections | {f"program:{part.name}": _program(part) for part in plan.parts}
+
+
+def _program(part: Part) -> dict[str, str]:
+    return {
+        "command": f"python3 -m mesh.start_part {part.name}",
+        "priority": str(PRIORITY[part.kind]),
+        "autorestart": "true",
+        "startsecs": str(START_S),
+        "startretries": str(START_RETRIES),
+        "stopwaitsecs": str(STOP_S[part.kind]),
+        "stopasgroup": "false",
+        "killasgroup": "true",
+        "redirect_stderr": "true",
+        "stdout_logfile": f"logs/{part.name}.log",
+        "stdout_logfile_maxbytes": "10MB",
+        "stdout_logfile_backups": "3",
+    }
+
+
+def write_config(plan: Plan, state: StateFolder) -> None:
+    """Write supervisord.conf into the state folder."""
+    config = configparser.RawConfigParser()
+    config.read_dict(config_text(plan, state))
+    with state.supervisor_config.open("w") as file:
+        config.write(file)
+
+
+class Supervisor:
+    """The running supervisord of one state folder."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+        transport = SupervisorTransport(None, None, f"unix://{state.socket}")
+        self._rpc = cast(Any, ServerProxy("http://supervisor", transport=transport)).supervisor
+
+    def start(self) -> None:
+        """Start supervisord in the background. Raises MeshFailure with its own words if it does not come up."""
+        binaries = Path(sys.executable).parent
+        environment = os.environ | {
+            MARKER: str(self._state.path),
+            "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        }
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", self._state.supervisor_config.name]
+        result = subprocess.run(
+            command, cwd=self._state.path, env=environment, capture_output=True, text=True, check=False
+        )
+        if result.returncode != 0:
+            raise MeshFailure(f"supervisord did not start:\n{result.stdout}{result.stderr}")
+        deadline_s = time.monotonic() + WAIT_FOR_SOCKET_S
+        while not self.is_running():
+            if time.monotonic() > deadline_s:
+                raise MeshFailure(f"supervisord does not answer; see {self._state.logs / 'supervisord.log'}")
+            time.sleep(0.05)
+
+    def is_running(self) -> bool:
+        """True if it answers."""
+        try:
+            return self._rpc.getState()["statename"] == "RUNNING"
+        except (OSError, Fault):
+            return False
+
+    def states(self) -> dict[str, ProcessState]:
+        """Every process by name."""
+        return {
+            entry["name"]: ProcessState(entry["statename"], entry["pid"] or None, entry["start"])
+            for entry in self._rpc.getAllProcessInfo()
+        }
+
+    def stop(self, names: list[str]) -> None:
+        """Send SIGTERM to these at the same time and return when all are gone."""
+        for name in names:
+            if self.states()[name].pid is not None or self.states()[name].state == "BACKOFF":
+                self._rpc.stopProcess(name, False)
+        while any(self.states()[name].pid is not None for name in names):
+            time.sleep(0.1)
+
+    def shutdown(self) -> None:
+        """Stop whatever still runs and supervisord itself."""
+        self._rpc.shutdown()

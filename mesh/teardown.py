@@ -1,0 +1,79 @@
+"""Brings a mesh down in the order of a drain, and leaves nothing behind whatever state it was in."""
+
+import contextlib
+import http.client
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+import psutil
+
+from mesh.plan import Plan, load_plan
+from mesh.state import MARKER, StateFolder
+from mesh.supervisord import WATCHDOG, Supervisor
+from mesh.triton import remove_shared_memory
+
+LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by themselves
+
+
+def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
+    """Stop the mesh of this folder, if there is one, and remove what a killed one left; safe to repeat."""
+    plan, supervisor = load_plan(state.plan), Supervisor(state)
+    if plan is not None and supervisor.is_running():
+        _drain(plan, supervisor, say)
+    killed = _end_leftovers(state)
+    if killed:
+        say(f"killed what was left: {', '.join(killed)}")
+    regions = remove_shared_memory(state.shm_prefix)
+    if regions:
+        say(f"removed {regions} stale shared-memory files")
+    removed = state.clear()
+    say("the mesh is down" if plan is not None or killed or removed else "no mesh was running")
+
+
+def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> None:
+    """No new requests, then the gateway with its streams, then the workers, then Envoy.
+
+    The workers go after the gateway has closed its streams: an open one keeps Triton from leaving.
+    """
+    supervisor.stop([WATCHDOG])  # it would take a stopping worker for a sick one
+    _close_edge(plan)
+    say("stopping the gateway; running answers may finish")
+    supervisor.stop([part.name for part in plan.parts if part.kind == "gateway"])
+    say("stopping the workers and Envoy")
+    supervisor.stop([part.name for part in plan.workers])
+    supervisor.shutdown()
+
+
+def _close_edge(plan: Plan) -> None:
+    """Have Envoy refuse new connections at the edge; one that is already dead refuses them anyway."""
+    connection = http.client.HTTPConnection(plan.admin, timeout=2.0)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("POST", "/drain_listeners?inboundonly")
+        connection.getresponse().read()
+    connection.close()
+
+
+def _end_leftovers(state: StateFolder) -> list[str]:
+    """Wait a little for the mesh's processes to end, then kill the rest and name them."""
+    deadline_s = time.monotonic() + (LEAVE_S if state.plan.exists() else 0.0)
+    while (left := mesh_processes(state)) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    names = [f"{process.name()} ({process.pid})" for process in left]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=LEAVE_S)
+    return names
+
+
+def mesh_processes(state: StateFolder) -> list[psutil.Process]:
+    """Every process that carries this mesh's marker in its environment, by whatever way it was started."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            carries_marker = process.environ().get(MARKER) == str(state.path)
+            if carries_marker and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

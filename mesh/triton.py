@@ -1,0 +1,93 @@
+"""Knows how the real Triton is started from its wheel and what it leaves behind; knows nothing of what it serves."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mesh.failure import MeshFailure
+from mesh.interpreter import shared_library
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a temporary file of ours: where the kernel keeps them
+EXIT_TIMEOUT_S: Final = 20
+MODEL_REPOSITORY: Final = Path(__file__).resolve().parent.parent / "model_repository"
+
+
+def package_folder(package: str, wheel: str) -> Path:
+    """Where an installed package lies, without importing it. Raises MeshFailure naming the wheel if it is missing."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise MeshFailure(f"{wheel} is not installed; run: make setup")
+    return Path(found.submodule_search_locations[0])
+
+
+def command(repository: Path, backends: Path, ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
+    """Command line of one server with the model `chat`. ports: HTTP, gRPC, metrics, all on loopback."""
+    http, grpc, metrics = ports
+    return (
+        str(_server_folder() / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=explicit",  # lets an operator unload and load without a restart
+        "--load-model=chat",
+        "--disable-auto-complete-config",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        "--http-address=127.0.0.1",
+        f"--http-port={http}",
+        "--grpc-address=127.0.0.1",
+        f"--grpc-port={grpc}",
+        "--grpc-header-forward-pattern=(traceparent|x-request-id)",
+        "--metrics-address=127.0.0.1",
+        f"--metrics-port={metrics}",
+        "--allow-gpu-metrics=false",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--log-info=false",
+    )
+
+
+def environment() -> Mapping[str, str]:
+    """What the server's Python stub needs around it.
+
+    The stub embeds an isolated interpreter: it ignores PYTHONPATH and finds a venv only through the first python3 on
+    PATH, and it needs the libpython of exactly that Python's standard library.
+    """
+    library = shared_library()
+    if library is None:
+        raise MeshFailure(
+            "this Python has no shared library, which Triton needs; Debian: apt-get install libpython3.11"
+        )
+    wheel_libraries = package_folder("pytriton", "nvidia-pytriton").parent / "nvidia_pytriton.libs"
+    return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": f"{library.parent}{os.pathsep}{wheel_libraries}",
+    }
+
+
+def link_backends(folder: Path) -> None:
+    """Lay out the Python backend as Triton wants it: library, utilities and this Python's stub in one folder."""
+    server = _server_folder()
+    python = folder / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    stub = server / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
+    for source in (
+        server / "backends" / "python" / "libtriton_python.so",
+        server / "backends" / "python" / "triton_python_backend_utils.py",
+        stub / "triton_python_backend_stub",
+    ):
+        link = python / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+
+
+def remove_shared_memory(prefix: str) -> int:
+    """Remove the regions that a killed server left, and say how many; a server that runs keeps none of that name."""
+    stale = list(SHARED_MEMORY.glob(f"{prefix}*"))
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return len(stale)
+
+
+def _server_folder() -> Path:
+    return package_folder("pytriton", "nvidia-pytriton") / "tritonserver"
