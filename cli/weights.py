@@ -1,12 +1,10 @@
 """Finds the folder of a checkpoint: one on disk, the demo model, or one fetched by name; reads no weights."""
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from cli.failures import UsageFailure
 from mesh.cache import cache_folder, demo_checkpoint
@@ -39,13 +37,14 @@ def _demo() -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # a second to import, and rarely needed
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        download = cast(Callable[..., str], snapshot_download)  # its own types leave a dict unknown
-        return Path(download(name, cache_dir=cache_folder() / "hub", allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE")
-        hint = "HF_HUB_OFFLINE is set" if offline else "is this machine offline, or the name misspelt?"
-        raise MeshFailure(f"cannot fetch {name!r} from Hugging Face ({hint}): {error}") from error
+    # hf shows its own progress and errors on standard error; the last line of its output is the folder.
+    command = [str(Path(sys.executable).with_name("hf")), "download", name, "--quiet"]
+    command += ["--cache-dir", str(cache_folder() / "hub")]
+    for pattern in _PATTERNS:
+        command += ["--include", pattern]
+    result = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if result.returncode != 0:
+        raise MeshFailure(
+            f"cannot fetch {name!r} from Hugging Face; see above. Is this machine offline, or the name misspelt?"
+        )
+    return Path(result.stdout.strip().splitlines()[-1])

@@ -1,0 +1,87 @@
+"""The real Triton with a stand-in model, started as the mesh starts it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mesh import triton
+from mesh.ports import choose_block
+from mesh.probe import Health, ping_worker
+
+ROOT = Path(__file__).parents[2]
+PREFIX = f"zhinao_test{os.getpid()}_"
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    grpc: str
+
+    def wait_for(self, health: Health) -> Health:
+        deadline_s = time.monotonic() + 20
+        while (found := ping_worker(self.grpc)) is not health and time.monotonic() < deadline_s:
+            assert self.process.poll() is None, "tritonserver ended"
+        return found
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    repository = tmp_path / "model_repository"
+    (repository / "chat" / "1").mkdir(parents=True)
+    shutil.copy(ROOT / "model_repository" / "chat" / "config.pbtxt", repository / "chat")
+    shutil.copy(ROOT / "tests" / "fakes" / "echo_chat_model.py", repository / "chat" / "1" / "model.py")
+    triton.link_backends(tmp_path / "backends")
+    http = choose_block(os.getpid(), 3)
+    command = triton.command(repository, tmp_path / "backends", (http, http + 1, http + 2), PREFIX)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **triton.environment()}, stdout=log, stderr=log)
+    yield Server(process, f"127.0.0.1:{http + 1}")
+    process.kill()
+    process.wait()
+    triton.remove_shared_memory(PREFIX)
+
+
+def stub_of(server: Server) -> psutil.Process:
+    (stub,) = [
+        child for child in psutil.Process(server.process.pid).children(recursive=True) if "stub" in child.name()
+    ]
+    return stub
+
+
+def test_ping_says_starting_while_nothing_listens() -> None:
+    assert ping_worker(f"127.0.0.1:{choose_block(os.getpid(), 1)}", timeout_s=0.2) is Health.STARTING
+
+
+def test_ping_passes_on_a_served_model_and_sigterm_leaves_no_shared_memory(server: Server) -> None:
+    assert server.wait_for(Health.READY) is Health.READY
+    server.process.send_signal(signal.SIGTERM)
+
+    assert server.process.wait(timeout=20) == 0
+    assert triton.remove_shared_memory(PREFIX) == 0
+
+
+def test_ping_fails_when_the_stub_is_dead_and_triton_still_says_ready(server: Server) -> None:
+    assert server.wait_for(Health.READY) is Health.READY
+
+    stub_of(server).kill()
+
+    assert server.wait_for(Health.NOT_READY) is Health.NOT_READY
+    assert server.process.poll() is None
+
+
+def test_shared_memory_of_a_killed_server_is_found_by_its_prefix(server: Server) -> None:
+    assert server.wait_for(Health.READY) is Health.READY
+
+    server.process.kill()
+    server.process.wait()
+
+    assert triton.remove_shared_memory(PREFIX) > 0
+    assert not list(triton.SHARED_MEMORY.glob(f"{PREFIX}*"))
