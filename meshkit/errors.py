@@ -20,6 +20,7 @@ class Reason(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     SPACE_MISMATCH = "SPACE_MISMATCH"
     TOO_LARGE = "TOO_LARGE"
     TENANT_LIMIT = "TENANT_LIMIT"
@@ -57,6 +58,7 @@ TABLE: Final[Mapping[Reason, Row]] = MappingProxyType(
         Reason.FORBIDDEN: Row(StatusCode.PERMISSION_DENIED, None, 403, "permission_error", "model_not_allowed"),
         Reason.MODEL_NOT_FOUND: Row(StatusCode.NOT_FOUND, "NOT_FOUND", 404, _INVALID, "model_not_found"),
         Reason.ROUTE_NOT_FOUND: Row(StatusCode.NOT_FOUND, None, 404, _INVALID, "unknown_url"),
+        Reason.METHOD_NOT_ALLOWED: Row(StatusCode.UNIMPLEMENTED, None, 405, _INVALID, "method_not_allowed"),
         Reason.SPACE_MISMATCH: Row(StatusCode.FAILED_PRECONDITION, "INVALID_ARG", 409, "conflict_error"),
         Reason.TOO_LARGE: Row(StatusCode.INVALID_ARGUMENT, None, 413, _INVALID, "request_too_large"),
         Reason.TENANT_LIMIT: Row(StatusCode.RESOURCE_EXHAUSTED, None, 429, "rate_limit_error", "rate_limit_exceeded"),

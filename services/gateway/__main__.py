@@ -1,0 +1,78 @@
+"""Entry of the gateway process: HTTP and gRPC in one loop, and a shutdown that lets answers end."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+from meshkit.logs import setup_logging
+from services.gateway.app import create_app
+from services.gateway.grpc_api.server import GrpcFace
+from services.gateway.metrics import Metrics
+from services.gateway.settings import GatewaySettings
+from services.gateway.upstream.admission import Admission
+from services.gateway.upstream.triton import TritonWorker, open_channel
+
+_LAST_BYTES_S: Final = 2.0  # after the drain, for what is still in a socket
+
+
+class _HttpServer(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to us: uvicorn would close the listener at once, and exit by the signal."""
+        yield
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT; then fail readiness, let running answers end within drain_timeout_s, and stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    async with open_channel(settings.upstream) as channel:
+        admission = Admission(TritonWorker(channel), metrics)
+        app = create_app(settings, admission, metrics)
+        grpc_face = GrpcFace(app.state.gateway)
+        http = _HttpServer(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.http_port,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(_LAST_BYTES_S),
+            )
+        )
+        await grpc_face.start()
+        serving = asyncio.create_task(http.serve())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await grpc_face.fail_health()
+        await admission.drain(settings.drain_timeout_s)
+        http.should_exit = True
+        await asyncio.gather(serving, grpc_face.stop(_LAST_BYTES_S))
+
+
+def main() -> None:
+    """Read the settings and serve; a bad setting stops the start with its name."""
+    try:
+        settings = GatewaySettings()  # pyright: ignore[reportCallIssue] -- its fields come from the environment
+    except ValidationError as error:
+        problems = (f"GATEWAY_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
+        sys.exit("\n".join(problems))
+    setup_logging("gateway")
+    uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Decides that every HTTP request is answered once, named, counted and logged, whatever happens inside."""
+
+import logging
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from meshkit.errors import TABLE, MeshError, Reason
+from services.gateway.call import begin_call
+from services.gateway.errors import error_response
+from services.gateway.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Boundary:
+    """The outermost ASGI layer of ours."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; an exception that escapes becomes an answer if none has begun."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        call = begin_call(headers.get("x-request-id"), headers.get("traceparent"))
+        status: int | None = None
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = call.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except MeshError as error:
+            if error.reason is Reason.CLIENT_CANCELLED:
+                status = error.row.http  # never sent
+            else:
+                await error_response(error)(scope, receive, send_named)
+        except Exception:  # boundary: a client always gets an answer
+            if status is not None:
+                raise  # too late for one: the server breaks the connection off
+            log.exception("request %s failed", call.request_id)
+            await error_response(MeshError(Reason.INTERNAL, ""))(scope, receive, send_named)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            code = str(status or TABLE[Reason.CLIENT_CANCELLED].http)
+            self._metrics.record(call, method=scope["method"], route=route, code=code)

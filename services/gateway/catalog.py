@@ -1,0 +1,47 @@
+"""Decides which served model a request means; knows nothing of how a model is reached."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshkit.errors import MeshError, Reason
+
+
+class ServedModel(BaseModel):
+    """One model that clients may name. id travels in HTTP and gRPC headers, so it is printable ASCII."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(pattern=r"^[!-~]{1,256}$")
+    kind: Literal["chat", "embed", "rerank"]  # also the name of its model inside Triton
+
+
+class Catalog:
+    """All served models, in the operator's order."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self.models = tuple(models)
+
+    def find(self, model_id: str) -> ServedModel:
+        """The model of that id, of whatever kind; MODEL_NOT_FOUND otherwise."""
+        for model in self.models:
+            if model.id == model_id:
+                return model
+        raise _not_found(f"the model {model_id!r} does not exist; GET /v1/models lists those that do")
+
+    def find_chat(self, model_id: str | None) -> ServedModel:
+        """The chat model that a request names, or the first one when it names none; MODEL_NOT_FOUND otherwise."""
+        chats = [model for model in self.models if model.kind == "chat"]
+        if not model_id:
+            if not chats:
+                raise _not_found("no chat model is served here")
+            return chats[0]
+        model = self.find(model_id)
+        if model not in chats:
+            raise _not_found(f"the model {model_id!r} is of kind {model.kind}, not chat")
+        return model
+
+
+def _not_found(message: str) -> MeshError:
+    return MeshError(Reason.MODEL_NOT_FOUND, message, param="model")

@@ -1,0 +1,1 @@
+"""The typed gRPC services, for clients that speak protobuf themselves."""

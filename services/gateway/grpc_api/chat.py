@@ -1,0 +1,60 @@
+"""Serves the typed ChatService on the same upstream code as REST; what a request holds is the worker's to judge."""
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+import grpc
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.call import begin_call
+from services.gateway.deps import SEED_LIMIT, Gateway
+from services.gateway.grpc_api.status import to_status
+from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.chat.v1.chat_pb2_grpc import ChatServiceServicer
+
+log = logging.getLogger(__name__)
+
+_ROUTE: Final = "/zhinao.chat.v1.ChatService/Generate"
+
+
+class ChatServicer(ChatServiceServicer):
+    """ChatService for any number of served models."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def Generate(
+        self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
+    ) -> AsyncGenerator[GenerateResponse, None]:
+        """Stream one answer; a client that cancels, cancels it upstream."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        call = begin_call(request.request_id or metadata.get("x-request-id"), metadata.get("traceparent"))
+        code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
+        try:
+            request.request_id = call.request_id
+            async with aclosing(self._pieces(request, context.time_remaining())) as pieces:
+                async for piece in pieces:
+                    yield piece
+            code = grpc.StatusCode.OK
+        except MeshError as error:
+            code = error.row.grpc
+            await context.abort_with_status(to_status(error))
+        except Exception:  # boundary: a client always gets a status of ours
+            log.exception("request %s failed", call.request_id)
+            code = grpc.StatusCode.INTERNAL
+            await context.abort_with_status(to_status(MeshError(Reason.INTERNAL, "")))
+        finally:
+            self._gateway.metrics.record(call, method="gRPC", route=_ROUTE, code=code.name)
+
+    def _pieces(
+        self, request: GenerateRequest, time_remaining_s: float | None
+    ) -> AsyncGenerator[GenerateResponse, None]:
+        request.model = self._gateway.catalog.find_chat(request.model).id
+        if not request.sampling.HasField("seed"):
+            request.sampling.seed = secrets.randbelow(SEED_LIMIT)
+        limit_s = self._gateway.settings.request_timeout_s
+        timeout_s = limit_s if time_remaining_s is None else min(limit_s, time_remaining_s)
+        return self._gateway.worker.generate(request, timeout_s=timeout_s)

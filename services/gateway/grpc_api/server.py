@@ -1,0 +1,49 @@
+"""Joins the parts of the gRPC face: the typed services, their health and reflection."""
+
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.gateway.deps import Gateway
+from services.gateway.grpc_api.chat import ChatServicer
+from zhinao.chat.v1 import chat_pb2
+from zhinao.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+
+_CHAT: Final = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+_OPTIONS: Final = (
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),  # clients behind idle-cutting proxies ping; closing on them loses answers
+)
+
+
+class GrpcFace:
+    """The gateway's gRPC server. start and stop are its only effects."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        settings = gateway.settings
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", settings.max_body_bytes))
+        self._server = grpc.aio.server(options=options)
+        self._health = health.aio.HealthServicer()
+        add_ChatServiceServicer_to_server(ChatServicer(gateway), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (_CHAT, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._address = f"{settings.host}:{settings.grpc_port}"
+
+    async def start(self) -> int:
+        """Begin to serve; returns the port. RuntimeError if it is taken."""
+        port = self._server.add_insecure_port(self._address)
+        await self._server.start()
+        for name in ("", _CHAT):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def fail_health(self) -> None:
+        """Say NOT_SERVING from now on, for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept nothing more, and cut off what is running after that time."""
+        await self._server.stop(grace_s)

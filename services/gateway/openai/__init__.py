@@ -1,0 +1,1 @@
+"""The wire types of the OpenAI HTTP API, as this gateway reads and writes them."""

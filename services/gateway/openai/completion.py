@@ -1,0 +1,70 @@
+"""Decides what a text completion request may hold, and names the shape of its answers."""
+
+from typing import Annotated, Literal, NotRequired, TypedDict, cast
+
+from pydantic import Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from services.gateway.openai.fields import UNSUPPORTED, check_unicode, only
+from services.gateway.openai.generation import UINT32_MAX, GenerationFields
+from services.gateway.openai.usage import UsageBody
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= UINT32_MAX
+
+
+def _to_prompt(value: object) -> str | list[int]:
+    """Accept a text, a list of token ids, or a list of one of these."""
+    prompt = value
+    if isinstance(prompt, list):
+        items = cast("list[object]", prompt)
+        if items and all(isinstance(item, str | list) for item in items):
+            if len(items) > 1:
+                raise PydanticCustomError(UNSUPPORTED, "holds {n} prompts; send one", {"n": len(items)})
+            prompt = items[0]
+    if isinstance(prompt, str):
+        return check_unicode(prompt)
+    if isinstance(prompt, list) and prompt and all(map(_is_token_id, cast("list[object]", prompt))):
+        return cast("list[int]", prompt)
+    raise PydanticCustomError("prompt_type", "must be a string or a list of token ids that holds at least one")
+
+
+class CompletionRequest(GenerationFields):
+    """Body of POST /v1/completions."""
+
+    prompt: Annotated[str | list[int], PlainValidator(_to_prompt, json_schema_input_type=str | list[str] | list[int])]
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    echo: Annotated[bool | None, only(False)] = None
+    suffix: Annotated[str | None, only("")] = None
+    best_of: Annotated[int | None, only(1)] = None
+
+
+class CompletionLogprobs(TypedDict):
+    """Log-probabilities of a piece of an answer: four lists of one entry per token; offsets are in characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(TypedDict):
+    """The one choice of an answer, or of an event of a streamed one."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+
+
+class Completion(TypedDict):
+    """Answer to a text completion request; also one event of a streamed one, with usage as in ChatChunk."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[UsageBody | None]

@@ -1,0 +1,32 @@
+"""Decides how a whole answer and a streamed one leave a handler, and names the fields that had no effect."""
+
+import re
+from collections.abc import AsyncGenerator, Mapping
+from typing import Final
+
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from services.gateway.openai.generation import GenerationFields
+from services.gateway.sse import EventStream
+
+_HEADER: Final = "x-ignored-params"
+_SAFE_NAME: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_MOST_NAMES: Final = 16
+
+
+def whole(content: Mapping[str, object], body: GenerationFields) -> Response:
+    """The answer in one piece."""
+    return _named(JSONResponse(content), body)
+
+
+async def streamed(chunks: AsyncGenerator[Mapping[str, object], None], body: GenerationFields) -> Response:
+    """The answer as server-sent events, once its first chunk is there."""
+    return _named(await EventStream.open(chunks), body)
+
+
+def _named(response: Response, body: GenerationFields) -> Response:
+    ignored = [name for name in body.model_extra or () if _SAFE_NAME.fullmatch(name)]
+    if ignored:
+        response.headers[_HEADER] = ", ".join(ignored[:_MOST_NAMES])
+    return response

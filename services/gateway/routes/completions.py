@@ -1,0 +1,22 @@
+"""POST /v1/completions."""
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from services.gateway.deps import GatewayDep, require_json
+from services.gateway.openai.completion import CompletionRequest
+from services.gateway.routes.answers import streamed, whole
+from services.gateway.translate.answer import collect
+from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_request
+
+router = APIRouter(dependencies=[Depends(require_json)])
+
+
+@router.post("/v1/completions", response_model=None)
+async def create_completion(body: CompletionRequest, gateway: GatewayDep) -> Response:
+    """Continue a text or token ids, in one piece or as a stream."""
+    head = gateway.new_head("cmpl", body)
+    pieces = gateway.worker.generate(to_completion_request(body, head), timeout_s=gateway.settings.request_timeout_s)
+    if body.stream:
+        return await streamed(to_completion_chunks(pieces, head, with_usage=body.wants_usage_chunk), body)
+    return whole(to_completion(await collect(pieces), head), body)

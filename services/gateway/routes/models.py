@@ -1,0 +1,25 @@
+"""GET /v1/models and GET /v1/models/{id}."""
+
+from fastapi import APIRouter
+
+from services.gateway.catalog import ServedModel
+from services.gateway.deps import GatewayDep
+from services.gateway.openai.model_list import ModelBody, ModelList
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(gateway: GatewayDep) -> ModelList:
+    """All served models."""
+    return {"object": "list", "data": [_to_body(model, gateway.started_s) for model in gateway.catalog.models]}
+
+
+@router.get("/v1/models/{model_id:path}")
+async def retrieve_model(model_id: str, gateway: GatewayDep) -> ModelBody:
+    """One served model; its id may hold slashes."""
+    return _to_body(gateway.catalog.find(model_id), gateway.started_s)
+
+
+def _to_body(model: ServedModel, started_s: int) -> ModelBody:
+    return {"id": model.id, "object": "model", "created": started_s, "owned_by": "zhinao-mesh"}

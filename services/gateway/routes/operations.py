@@ -1,0 +1,34 @@
+"""GET /health, /ready and /metrics: what operators and probes ask."""
+
+import asyncio
+from typing import Final
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from services.gateway.deps import GatewayDep
+
+router = APIRouter()
+
+_PING_TIMEOUT_S: Final = 5.0  # an engine answers between two steps, and a step may be a long prefill
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The process is alive; it says nothing of the models."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(gateway: GatewayDep) -> dict[str, str]:
+    """Every model's engine answered a ping just now; NOT_READY while draining."""
+    pings = (gateway.worker.ping(model, timeout_s=_PING_TIMEOUT_S) for model in gateway.catalog.models)
+    await asyncio.gather(*pings)
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(gateway: GatewayDep) -> Response:
+    """Prometheus text."""
+    return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,30 @@
+"""Decides what the gateway reads from its environment; nothing else reads it."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.gateway.catalog import ServedModel
+
+
+class GatewaySettings(BaseSettings):
+    """Everything the gateway reads from its environment, as GATEWAY_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True)
+
+    host: str = "127.0.0.1"
+    http_port: int = Field(ge=0, le=65535)  # 0 takes any free port
+    grpc_port: int = Field(ge=0, le=65535)
+    upstream: str = Field(pattern=r"^.+:\d+$")  # host:port of Envoy's internal listener
+    models: tuple[ServedModel, ...] = Field(min_length=1)
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    drain_timeout_s: float = Field(default=30.0, gt=0)  # how long a shutdown waits for running answers
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        ids = [model.id for model in self.models]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"models holds an id twice: {', '.join(ids)}")
+        return self

@@ -1,0 +1,92 @@
+"""Decides how a stream of chunks leaves as server-sent events: it ends exactly once, and is never silent for long."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Final, Self
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.errors import error_body
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S: Final = 15.0
+_KEEP_ALIVE: Final = b": keep-alive\n\n"
+_DONE: Final = b"data: [DONE]\n\n"
+
+
+class EventStream(Response):
+    """A streamed answer. Make it with `open`, so that the first chunk decides the HTTP status."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: Mapping[str, object], rest: AsyncGenerator[Mapping[str, object], None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+
+    @classmethod
+    async def open(cls, chunks: AsyncGenerator[Mapping[str, object], None]) -> Self:
+        """Wait for the first chunk; a MeshError before it is raised here."""
+        return cls(await anext(chunks), chunks)
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events; a failure becomes the last event, with no `[DONE]` after it."""
+        pulse = _Pulse(send)
+        async with aclosing(self._rest):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with pulse:
+                await pulse.send(_event(self._first))
+                await pulse.send(await self._send_rest(pulse))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_rest(self, pulse: "_Pulse") -> bytes:
+        try:
+            async for chunk in self._rest:
+                await pulse.send(_event(chunk))
+        except MeshError as error:
+            return _event(error_body(error))
+        except Exception:  # boundary: a stream that only stops looks like an answer
+            log.exception("a stream failed")
+            return _event(error_body(MeshError(Reason.INTERNAL, "")))
+        return _DONE
+
+
+class _Pulse:
+    """Sends bytes, and a comment whenever nothing was sent for a while."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._clock = asyncio.get_running_loop().time
+        self._last_s = self._clock()
+        self._beat: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._beat = asyncio.create_task(self._keep_alive())
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._beat is not None
+        self._beat.cancel()
+
+    async def send(self, body: bytes) -> None:
+        self._last_s = self._clock()
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _keep_alive(self) -> None:
+        while True:
+            due_s = self._last_s + KEEP_ALIVE_S
+            await asyncio.sleep(due_s - self._clock())
+            if self._clock() >= self._last_s + KEEP_ALIVE_S:
+                await self.send(_KEEP_ALIVE)
+
+
+def _event(chunk: Mapping[str, object]) -> bytes:
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

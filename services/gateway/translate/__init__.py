@@ -1,0 +1,1 @@
+"""Pure functions between OpenAI JSON and the protobuf contracts."""

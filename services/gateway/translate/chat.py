@@ -1,0 +1,127 @@
+"""Translates chat completions between OpenAI's JSON and protobuf; knows no clock, no chance and no sockets."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.openai.chat import (
+    ChatChunk,
+    ChatCompletion,
+    ChatCompletionRequest,
+    ChatLogprobs,
+    ChatTokenLogprob,
+    Delta,
+    Message,
+    TopLogprob,
+)
+from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
+from services.gateway.translate.head import Head
+from services.gateway.translate.scores import score_text, score_value
+from zhinao.chat.v1 import chat_pb2
+from zhinao.chat.v1.chat_pb2 import ChatPrompt, GenerateRequest, GenerateResponse, TokenLogprob, TokenScore
+
+_ROLES: Final = {
+    "system": chat_pb2.ROLE_SYSTEM,
+    "developer": chat_pb2.ROLE_SYSTEM,  # OpenAI's newer word for the same
+    "user": chat_pb2.ROLE_USER,
+    "assistant": chat_pb2.ROLE_ASSISTANT,
+}
+
+
+def to_chat_request(body: ChatCompletionRequest, head: Head) -> GenerateRequest:
+    """OpenAI's request as ours; MeshError where two fields contradict each other."""
+    request = to_generate_request(body, head, top_logprobs=_top_logprobs(body))
+    request.chat.CopyFrom(ChatPrompt(messages=[_to_message(message) for message in body.messages]))
+    return request
+
+
+def to_chat_completion(answer: GenerateResponse, head: Head) -> ChatCompletion:
+    """A whole answer as OpenAI's."""
+    return {
+        "id": head.id,
+        "object": "chat.completion",
+        "created": head.created_s,
+        "model": head.model,
+        "system_fingerprint": head.fingerprint,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "logprobs": _to_logprobs(answer.logprobs),
+                "finish_reason": to_finish_reason(answer.finish_reason),
+            }
+        ],
+        "usage": to_usage(answer.usage),
+    }
+
+
+async def to_chat_chunks(
+    pieces: AsyncGenerator[GenerateResponse, None], head: Head, *, with_usage: bool
+) -> AsyncGenerator[ChatChunk, None]:
+    """The events of a streamed answer: role, texts, finish, and the usage if asked for.
+
+    The first event waits for the first piece, so that a failure before it can still choose the HTTP status.
+    """
+    blank = _blank_chunk(head, with_usage=with_usage)
+    first = True
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if first:
+                first = False
+                yield _chunk(blank, {"role": "assistant", "content": ""})
+            if piece.text or piece.logprobs:
+                yield _chunk(blank, {"content": piece.text}, logprobs=_to_logprobs(piece.logprobs))
+            if piece.finish_reason:
+                yield _chunk(blank, {}, finish_reason=to_finish_reason(piece.finish_reason))
+                if with_usage:
+                    yield {**blank, "usage": to_usage(piece.usage)}
+
+
+def _top_logprobs(body: ChatCompletionRequest) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs is not None:
+        message = f"top_logprobs is {body.top_logprobs}, which is only allowed when logprobs is true"
+        raise MeshError(Reason.INVALID_REQUEST, message, param="top_logprobs")
+    return None
+
+
+def _to_message(message: Message) -> chat_pb2.Message:
+    return chat_pb2.Message(role=_ROLES[message.role], content="".join(part.text for part in message.content))
+
+
+def _blank_chunk(head: Head, *, with_usage: bool) -> ChatChunk:
+    chunk: ChatChunk = {
+        "id": head.id,
+        "object": "chat.completion.chunk",
+        "created": head.created_s,
+        "model": head.model,
+        "system_fingerprint": head.fingerprint,
+        "choices": [],
+    }
+    if with_usage:
+        chunk["usage"] = None
+    return chunk
+
+
+def _chunk(
+    blank: ChatChunk, delta: Delta, *, logprobs: ChatLogprobs | None = None, finish_reason: str | None = None
+) -> ChatChunk:
+    return {
+        **blank,
+        "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}],
+    }
+
+
+def _to_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+    if not tokens:
+        return None
+    content: list[ChatTokenLogprob] = [
+        {**_to_score(each.token), "top_logprobs": [_to_score(other) for other in each.top]} for each in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _to_score(score: TokenScore) -> TopLogprob:
+    return {"token": score_text(score), "logprob": score_value(score), "bytes": list(score.data)}

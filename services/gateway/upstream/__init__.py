@@ -1,0 +1,1 @@
+"""The way to the workers: Triton streams behind one small Protocol."""

@@ -1,0 +1,65 @@
+"""Decides which MeshError a failed Triton call means; logs what a client must not read."""
+
+import logging
+import re
+from typing import Final
+
+import grpc
+
+from meshkit.errors import MeshError, Reason
+from meshkit.wire import decode_error
+
+log = logging.getLogger(__name__)
+
+# What Triton says of a model it has not loaded yet, or has unloaded because it is exiting.
+_NOT_SERVED: Final = re.compile(r"unknown model|no available versions|is not ready|not found", re.IGNORECASE)
+
+
+def from_text(text: str, *, model: str) -> MeshError:
+    """Read the error_message of a stream: a worker's own words where there are any, else Triton's."""
+    error = decode_error(text)
+    if error is not None:
+        return error
+    if _NOT_SERVED.search(text):
+        return _not_ready(model)
+    log.error("triton failed a request to %s: %s", model, text)
+    return _internal()
+
+
+def from_status(error: grpc.aio.AioRpcError, *, model: str, started: bool, answered_before: bool) -> MeshError:
+    """Read the status that ended a call.
+
+    started: this call had an answer's first piece. answered_before: the model answered some call of this process; if
+    it never did, an unreachable worker is one that is still starting.
+    """
+    text = error.details() or ""
+    known = decode_error(text)
+    if known is not None:
+        return known
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE if not (started or answered_before):
+            return _not_ready(model)
+        case grpc.StatusCode.NOT_FOUND:  # Triton's word while it exits
+            return _not_ready(model)
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            return lost(model)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return MeshError(Reason.DEADLINE, f"the model {model!r} did not finish its answer in time")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return MeshError(Reason.QUEUE_FULL, f"the model {model!r} has no room for another request")
+        case code:
+            log.error("the call to %s ended with %s: %s", model, code.name, text)
+            return _internal()
+
+
+def lost(model: str) -> MeshError:
+    """The connection ended before the answer did."""
+    return MeshError(Reason.UPSTREAM_LOST, f"the connection to the model {model!r} was lost")
+
+
+def _not_ready(model: str) -> MeshError:
+    return MeshError(Reason.NOT_READY, f"the model {model!r} is not ready")
+
+
+def _internal() -> MeshError:
+    return MeshError(Reason.INTERNAL, "the worker failed")

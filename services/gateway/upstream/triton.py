@@ -1,0 +1,90 @@
+"""Decides how a worker is called: one Triton stream per request, ended by its final frame; retries stay with Envoy."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+import grpc
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from meshkit.errors import MeshError, Reason
+from meshkit.wire import MODEL_HEADER, Operation
+from services.gateway.call import CURRENT
+from services.gateway.catalog import ServedModel
+from services.gateway.upstream.failures import from_status, from_text, lost
+from services.gateway.upstream.frames import is_final, pack_request, unpack_response
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
+
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),  # the HTTP body limit is the one that counts
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # Envoy may start after the gateway; the default is two minutes
+)
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """A channel to Envoy's internal listener (host:port); it connects with the first call."""
+    return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+
+
+class TritonWorker:
+    """The ChatWorker of real life: any number of models behind one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = GRPCInferenceServiceStub(channel)
+        self._answered: set[str] = set()  # ids of the models that answered at least once
+
+    async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
+        """Stream the answer; see ChatWorker.generate."""
+        frame = pack_request(
+            "chat", request.SerializeToString(), request_id=request.request_id, operation=Operation.GENERATE
+        )
+        finish_reason = FINISH_REASON_UNSPECIFIED
+        async with aclosing(self._call(frame, request.model, timeout_s)) as payloads:
+            async for payload in payloads:
+                piece = GenerateResponse.FromString(payload)
+                finish_reason = piece.finish_reason
+                yield piece
+        if finish_reason == FINISH_REASON_UNSPECIFIED:
+            raise MeshError(Reason.INTERNAL, "the worker ended its answer without saying why")
+
+    async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
+        """Return once the model's engine answered; see ChatWorker.ping."""
+        frame = pack_request(model.kind, b"", request_id="", operation=Operation.PING)
+        async with aclosing(self._call(frame, model.id, timeout_s)) as payloads:
+            async for _ in payloads:
+                pass
+
+    async def _call(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
+        call = self._stub.ModelStreamInfer(iter([frame]), timeout=timeout_s, metadata=_metadata(frame.id, model))
+        started = final = False
+        try:
+            async for message in call:
+                if message.error_message:
+                    raise from_text(message.error_message, model=model)
+                self._answered.add(model)
+                payload = unpack_response(message.infer_response)
+                if payload is not None:
+                    started = True
+                    yield payload
+                final = final or is_final(message.infer_response)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error, model=model, started=started, answered_before=model in self._answered) from error
+        finally:
+            call.cancel()  # no-op on a call that ended by itself
+        if not final:
+            raise lost(model)
+
+
+def _metadata(request_id: str, model: str) -> list[tuple[str, str]]:
+    metadata = [(MODEL_HEADER, model)]
+    if request_id:
+        metadata.append(("x-request-id", request_id))
+    call = CURRENT.get(None)
+    if call is not None and call.traceparent:
+        metadata.append(("traceparent", call.traceparent))
+    return metadata

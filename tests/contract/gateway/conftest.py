@@ -1,0 +1,82 @@
+"""Joins a real gateway on a free port with a fake Triton, and gives tests its clients."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from services.gateway.app import create_app
+from services.gateway.catalog import ServedModel
+from services.gateway.grpc_api.server import GrpcFace
+from services.gateway.metrics import Metrics
+from services.gateway.settings import GatewaySettings
+from services.gateway.upstream.admission import Admission
+from services.gateway.upstream.triton import TritonWorker, open_channel
+from tests.fakes.triton import FakeTriton
+
+MODELS = (ServedModel(id="zhinao-chat", kind="chat"), ServedModel(id="qihoo360/small", kind="chat"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A gateway in front of a fake Triton."""
+
+    triton: FakeTriton
+    admission: Admission
+    grpc_face: GrpcFace
+    url: str
+    http: httpx.AsyncClient
+    openai: openai.AsyncOpenAI
+    channel: grpc.aio.Channel
+
+
+@pytest.fixture
+async def triton() -> AsyncIterator[FakeTriton]:
+    async with FakeTriton.running() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def mesh(triton: FakeTriton) -> AsyncIterator[Mesh]:
+    settings = GatewaySettings(
+        http_port=0, grpc_port=0, upstream=triton.target, models=MODELS, max_body_bytes=100_000, request_timeout_s=30
+    )
+    metrics = Metrics()
+    async with open_channel(settings.upstream) as upstream:
+        admission = Admission(TritonWorker(upstream), metrics)
+        app = create_app(settings, admission, metrics)
+        grpc_face = GrpcFace(app.state.gateway)
+        grpc_port = await grpc_face.start()
+        async with (
+            serving(app) as url,
+            httpx.AsyncClient(base_url=url, trust_env=False) as http,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0) as client,
+            grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
+        ):
+            yield Mesh(triton, admission, grpc_face, url, http, client, channel)
+        await grpc_face.stop(0)
+
+
+@asynccontextmanager
+async def serving(app: object) -> AsyncIterator[str]:
+    """Serve an ASGI app as the gateway process does, and yield its base URL."""
+    config = uvicorn.Config(
+        app, port=0, http="httptools", ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    main = asyncio.create_task(server.main_loop())
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await main
+        await server.shutdown()

@@ -1,0 +1,174 @@
+"""A real gRPC server that speaks Triton's streaming protocol and answers by script; it runs no model."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+import grpc
+from tritonclient.grpc.service_pb2 import (
+    InferParameter,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+from tritonclient.grpc.service_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    add_GRPCInferenceServiceServicer_to_server,
+)
+
+from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, Operation
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_STOP, GenerateRequest, GenerateResponse
+from zhinao.common.v1.common_pb2 import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorText:
+    """A step: end the answer with Triton's error_message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A step: end the whole call with a gRPC status."""
+
+    code: grpc.StatusCode
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A step: say nothing until released, or until the caller cancels."""
+
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Vanish:
+    """A step: end the stream without its final frame."""
+
+
+Step = GenerateResponse | ErrorText | Status | Hold | Vanish
+
+
+def piece(text: str, *token_ids: int) -> GenerateResponse:
+    """A piece of an answer that goes on."""
+    return GenerateResponse(text=text, token_ids=token_ids or [7])
+
+
+def last(
+    text: str = "", *, reason: int = FINISH_REASON_STOP, prompt_tokens: int = 5, completion_tokens: int = 3
+) -> GenerateResponse:
+    """The piece that ends an answer."""
+    usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    return GenerateResponse(text=text, token_ids=[9], finish_reason=reason, usage=usage)
+
+
+HELLO: tuple[Step, ...] = (piece("Hel"), piece("lo"), last("!"))
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One call as Triton saw it."""
+
+    triton_model: str
+    operation: str
+    request: GenerateRequest
+    metadata: dict[str, str]
+
+
+class FakeTriton(GRPCInferenceServiceServicer):
+    """Answers generations by `script` and pings by `ping_script`; remembers who called and who left."""
+
+    def __init__(self) -> None:
+        self.script: Sequence[Step] = HELLO
+        self.ping_script: Sequence[Step] = (GenerateResponse(),)  # which is empty bytes
+        self.received: list[Received] = []
+        self.holding = asyncio.Event()  # a script reached a Hold
+        self.cancelled = asyncio.Event()  # a caller left before the end
+        self.target = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[Self]:
+        """Serve on a free port, at `target`."""
+        fake = cls()
+        server = grpc.aio.server()
+        add_GRPCInferenceServiceServicer_to_server(fake, server)
+        fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            yield fake
+        finally:
+            await server.stop(None)
+
+    @property
+    def request(self) -> GenerateRequest:
+        """The only generation that was asked for."""
+        (received,) = [each for each in self.received if each.operation == Operation.GENERATE]
+        return received.request
+
+    async def ModelStreamInfer(
+        self,
+        requests: AsyncIterator[ModelInferRequest],
+        context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]",
+    ) -> AsyncGenerator[ModelStreamInferResponse, None]:
+        """Answer each request of the stream, as Triton does for a decoupled model."""
+        try:
+            async for request in requests:
+                received = _read(request, context)
+                self.received.append(received)
+                script = self.ping_script if received.operation == Operation.PING else self.script
+                async for frame in self._play(script, context):
+                    yield frame
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def _play(
+        self, script: Sequence[Step], context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]"
+    ) -> AsyncGenerator[ModelStreamInferResponse, None]:
+        for step in script:
+            match step:
+                case GenerateResponse():
+                    yield _frame(step.SerializeToString())
+                case Hold():
+                    self.holding.set()
+                    await step.release.wait()
+                case ErrorText():
+                    yield ModelStreamInferResponse(error_message=step.text)
+                    return
+                case Status():
+                    await context.abort(step.code, step.details)
+                case Vanish():
+                    return
+        yield ModelStreamInferResponse(infer_response=ModelInferResponse(parameters=_final(True)))
+
+
+def _read(
+    request: ModelInferRequest, context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]"
+) -> Received:
+    (tensor,) = request.inputs
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == (REQUEST_TENSOR, "BYTES", [1])
+    assert request.parameters["triton_enable_empty_final_response"].bool_param
+    (content,) = request.raw_input_contents
+    assert int.from_bytes(content[:4], "little") == len(content) - 4
+    return Received(
+        triton_model=request.model_name,
+        operation=request.parameters[OPERATION_PARAMETER].string_param,
+        request=GenerateRequest.FromString(content[4:]),
+        metadata={key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)},
+    )
+
+
+def _frame(payload: bytes) -> ModelStreamInferResponse:
+    output = ModelInferResponse.InferOutputTensor(name=RESPONSE_TENSOR, datatype="BYTES", shape=[1])
+    content = len(payload).to_bytes(4, "little") + payload
+    response = ModelInferResponse(outputs=[output], raw_output_contents=[content], parameters=_final(False))
+    return ModelStreamInferResponse(infer_response=response)
+
+
+def _final(value: bool) -> dict[str, InferParameter]:
+    return {"triton_final_response": InferParameter(bool_param=value)}
