@@ -15,11 +15,10 @@ class TokenizerConfig:
     """The settings of a Hugging Face tokenizer that change ids. All are absent in a folder without the files.
 
     named_tokens: the texts of `bos_token`, `eos_token` and their like.
-    add_bos: whether a raw prompt starts with `bos_token`; None leaves it to the post-processor in `tokenizer.json`.
+    chat_template: Jinja source; the file `chat_template.jinja` goes before the setting.
     """
 
     named_tokens: Mapping[str, str]
-    add_bos: bool | None
     chat_template: str | None
 
     @classmethod
@@ -28,10 +27,8 @@ class TokenizerConfig:
         settings = _read_object(folder / "tokenizer_config.json")
         template_file = folder / "chat_template.jinja"
         named = {name: text for name in _NAMES if (text := _token_text(settings.get(name))) is not None}
-        decides_bos = "add_bos_token" in settings or "add_eos_token" in settings
         return cls(
             named_tokens=MappingProxyType(named),
-            add_bos=bool(settings.get("add_bos_token")) if decides_bos else None,
             chat_template=template_file.read_text("utf-8")
             if template_file.is_file()
             else _default_template(settings.get("chat_template")),

@@ -42,7 +42,7 @@ class FastTokenizer:
         self._control_ids = MappingProxyType({text: i for text, i in ids.items() if i is not None})
         self._bytes = self._list_bytes({i: token.content for i, token in added.items()})
         self._spelled = {i: self._spell(text) for text, i in self._control_ids.items()}
-        self._prefix_ids = self._find_prefix(config)
+        self._prefix_ids = self._find_prefix()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -102,10 +102,7 @@ class FastTokenizer:
         controls = self._control_ids.values()
         return tuple(token_id for token_id in letters if token_id is not None and token_id not in controls)
 
-    def _find_prefix(self, config: TokenizerConfig) -> tuple[int, ...]:
-        if config.add_bos is not None:  # the config overrides the post-processor, as in transformers
-            bos_id = self._control_ids.get(config.named_tokens.get("bos_token", ""))
-            return (bos_id,) if config.add_bos and bos_id is not None else ()
+    def _find_prefix(self) -> tuple[int, ...]:
         example = self._backend.encode("a", add_special_tokens=True)
         marked = zip(example.ids, example.special_tokens_mask, strict=True)
         return tuple(token_id for token_id, _ in takewhile(lambda pair: pair[1], marked))
