@@ -1,15 +1,17 @@
 """Speaks Triton's Python-backend language for the chat worker; the only file that knows pb_utils."""
 
+from __future__ import annotations  # Triton's module has no types to import at run time
+
 import itertools
 import json
 import logging
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from triton_python_backend_utils import InferenceRequest, InferenceResponse, Metric, MetricFamily, ResponseSender
 
 from meshkit.errors import MeshError, Reason
 from meshkit.logs import setup_logging
@@ -20,6 +22,9 @@ from services.chat_worker.engine.sequence import SequenceId
 from services.chat_worker.outbox import Outbox
 from services.chat_worker.settings import ChatSettings
 from services.chat_worker.worker import ChatWorker, build_worker
+
+if TYPE_CHECKING:
+    from triton_python_backend_utils import InferenceRequest, InferenceResponse, Metric, MetricFamily, ResponseSender
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class ChatAdapter:
         self._tokenising = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
 
     @classmethod
-    def from_triton(cls, _args: dict[str, str]) -> "ChatAdapter":
+    def from_triton(cls, _args: dict[str, str]) -> ChatAdapter:
         """Load the model that the environment names and start its threads; a failure becomes Triton's load error."""
         setup_logging("chat_worker")
         try:
@@ -118,11 +123,11 @@ class LoadMetrics:
 
     def __init__(self, model_id: str) -> None:
         def metric(name: str, description: str, kind: int) -> Metric:
-            family = MetricFamily(name=name, description=description, kind=kind)
+            family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
             self._families.append(family)
             return family.Metric(labels={"model_name": model_id})
 
-        gauge, counter = MetricFamily.GAUGE, MetricFamily.COUNTER
+        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
         self._families: list[MetricFamily] = []  # a family that is garbage-collected leaves the metrics page
         self._running = metric("vllm:num_requests_running", "Sequences in the running batch", gauge)
         self._waiting = metric("vllm:num_requests_waiting", "Sequences that wait for room", gauge)
@@ -164,7 +169,7 @@ class _TritonReply:
 
 
 def _response(data: bytes) -> InferenceResponse:
-    return InferenceResponse([pb_utils.Tensor(RESPONSE_TENSOR, np.array([data], dtype=np.object_))])
+    return pb_utils.InferenceResponse([pb_utils.Tensor(RESPONSE_TENSOR, np.array([data], dtype=np.object_))])
 
 
 def _pong(sender: ResponseSender) -> None:
@@ -176,4 +181,4 @@ def _pong(sender: ResponseSender) -> None:
 
 def _send_error(sender: ResponseSender, error: MeshError) -> None:
     code = getattr(pb_utils.TritonError, error.row.triton or "INTERNAL")
-    sender.send(InferenceResponse(error=pb_utils.TritonError(encode_error(error), code)), flags=_FINAL)
+    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(encode_error(error), code)), flags=_FINAL)
