@@ -110,10 +110,8 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
     num_heads, hidden_size = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
     if raw.get("head_dim") is None and hidden_size % num_heads:
         raise CheckpointError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
-    rope: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):  # transformers' older and newer spelling
-        rope |= raw.get(key) or {}
-    llama_bias = architecture is Architecture.LLAMA and bool(raw.get("attention_bias", False))
+    rope = {**_section(raw, "rope_scaling"), **_section(raw, "rope_parameters")}  # older and newer spelling
+    llama_bias = architecture is Architecture.LLAMA and _flag(raw, "attention_bias")
     config = DecoderConfig(
         architecture=architecture,
         vocab_size=_count(raw, "vocab_size"),
@@ -127,7 +125,7 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
         rope_theta=_number(rope, "rope_theta", _number(raw, "rope_theta", 10000.0)),
         rope_scaling=_rope_scaling(rope),
         max_position_embeddings=_count(raw, "max_position_embeddings"),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=_flag(raw, "tie_word_embeddings"),
         qkv_bias=llama_bias or architecture is not Architecture.LLAMA,
         o_bias=llama_bias,
     )
@@ -169,6 +167,20 @@ def _rope_scaling(rope: Mapping[str, Any]) -> Llama3Scaling | None:
         high_freq_factor=_number(rope, "high_freq_factor"),
         original_max_position_embeddings=_count(rope, "original_max_position_embeddings"),
     )
+
+
+def _section(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value: object = raw.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(f"{key} is {value!r}, must be an object")
+    return cast(dict[str, Any], value or {})
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value: object = raw.get(key, False)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{key} is {value!r}, must be true or false")
+    return value
 
 
 def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:

@@ -42,8 +42,8 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
 def _open_shards(index: Path, opener: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
     weight_map: object = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index}: weight_map is missing")
-    promised = cast(dict[str, str], weight_map)
+        raise CheckpointError(f"{index}: weight_map is {weight_map!r}, must name the file of each tensor")
+    promised = {name: str(shard) for name, shard in cast(dict[str, object], weight_map).items()}
     found: dict[str, StoredTensor] = {}
     for shard in sorted(set(promised.values())):
         file = index.parent / shard
@@ -58,19 +58,22 @@ def _open_shards(index: Path, opener: Callable[[Path], dict[str, StoredTensor]])
 
 
 def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
-    header = _safetensors_header(file)
-    try:
-        handle = safe_open(file, framework="pt")
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file: {error}") from error
     return {
-        name: StoredTensor(file, tuple(entry["shape"]), partial(handle.get_tensor, name))
-        for name, entry in header.items()
+        name: StoredTensor(file, shape, partial(_read_safetensors, file, name))
+        for name, shape in _safetensors_shapes(file).items()
     }
 
 
-def _safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
-    """The file's own table of tensors, checked against its size. Source: the safetensors format description."""
+def _read_safetensors(file: Path, name: str) -> Tensor:
+    # Opened for each tensor: one map of the whole file would keep every page that was read until the last one is.
+    try:
+        return safe_open(file, framework="pt").get_tensor(name)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: {name} cannot be read: {error}") from error
+
+
+def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Every tensor in the file's header, checked against the file's size. Source: the safetensors format."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         header_size = int.from_bytes(stream.read(8), "little")
@@ -78,22 +81,24 @@ def _safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
             raise CheckpointError(f"{file} is {size} bytes, its header alone claims {8 + header_size}: not whole")
         header_bytes = stream.read(header_size)
     try:
-        header: dict[str, dict[str, Any]] = json.loads(header_bytes)
-    except ValueError as error:
-        raise CheckpointError(f"{file} has a header that is not JSON: {error}") from error
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        end = 8 + header_size + entry["data_offsets"][1]
+        header: dict[str, Any] = json.loads(header_bytes)
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        ends = {name: 8 + header_size + entry["data_offsets"][1] for name, entry in header.items()}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{file} has a broken header: {error!r}") from error
+    for name, end in ends.items():
         if end > size:
             raise CheckpointError(f"{file} is {size} bytes, tensor {name} ends at byte {end}: cut short")
-    return header
+    return shapes
 
 
 def _open_bin(file: Path) -> dict[str, StoredTensor]:
     try:
         content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{file} is not a whole file of plain tensors: {error}") from error
+        reason = f"{type(error).__name__}; a pickle that needs code is refused"
+        raise CheckpointError(f"{file} is not a whole file of plain tensors ({reason})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds a {type(content).__name__}, not named tensors")
     tensors = cast(dict[str, Tensor], content)
