@@ -9,6 +9,7 @@ from typing import Final
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from meshkit.logs import setup_logging
@@ -19,7 +20,8 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.triton import TritonWorker, open_channel
 
-_LAST_BYTES_S: Final = 2.0  # after the drain, for what is still in a socket
+_LAST_BYTES_S: Final = 2  # after the drain, for what is still in a socket
+_KEEP_ALIVE_S: Final = 3660  # longer than Envoy keeps an idle connection (an hour): it must never reuse a closed one
 
 
 class _HttpServer(uvicorn.Server):
@@ -39,20 +41,7 @@ async def serve(settings: GatewaySettings) -> None:
         admission = Admission(TritonWorker(channel), metrics)
         app = create_app(settings, admission, metrics)
         grpc_face = GrpcFace(app.state.gateway)
-        http = _HttpServer(
-            uvicorn.Config(
-                app,
-                host=settings.host,
-                port=settings.http_port,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=int(_LAST_BYTES_S),
-            )
-        )
+        http = _http_server(settings, app)
         await grpc_face.start()
         serving = asyncio.create_task(http.serve())
         stopping = asyncio.create_task(stop.wait())
@@ -61,6 +50,23 @@ async def serve(settings: GatewaySettings) -> None:
         await admission.drain(settings.drain_timeout_s)
         http.should_exit = True
         await asyncio.gather(serving, grpc_face.stop(_LAST_BYTES_S))
+
+
+def _http_server(settings: GatewaySettings, app: FastAPI) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.http_port,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_LAST_BYTES_S,
+    )
+    return _HttpServer(config)
 
 
 def main() -> None:

@@ -83,12 +83,16 @@ class FakeTriton(GRPCInferenceServiceServicer):
     """Answers generations by `script` and pings by `ping_script`; remembers who called and who left."""
 
     def __init__(self) -> None:
+        self.target = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the scripts and the calls of an earlier test."""
         self.script: Sequence[Step] = HELLO
         self.ping_script: Sequence[Step] = (GenerateResponse(),)  # which is empty bytes
         self.received: list[Received] = []
         self.holding = asyncio.Event()  # a script reached a Hold
         self.cancelled = asyncio.Event()  # a caller left before the end
-        self.target = ""
 
     @classmethod
     @asynccontextmanager

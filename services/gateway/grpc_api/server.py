@@ -13,6 +13,7 @@ from zhinao.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
 _CHAT: Final = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 _OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind it
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),  # clients behind idle-cutting proxies ping; closing on them loses answers
 )

@@ -9,6 +9,7 @@ from services.gateway.openai.fields import Text, only
 UINT32_MAX: Final = 2**32 - 1
 
 Tokens = Annotated[int, Field(ge=1, le=UINT32_MAX)]
+StopTexts = Annotated[list[Text], Field(max_length=16)]
 
 
 class StreamOptions(BaseModel):
@@ -39,7 +40,7 @@ class GenerationFields(BaseModel):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     max_new_tokens: Tokens | None = None
-    stop: Annotated[list[Text] | None, BeforeValidator(_to_list), Field(max_length=16)] = None
+    stop: Annotated[StopTexts | None, BeforeValidator(_to_list)] = None
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)

@@ -7,7 +7,9 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
+from meshkit.errors import MeshError, Reason
 from services.gateway.deps import GatewayDep
+from services.gateway.errors import public_message
 
 router = APIRouter()
 
@@ -22,9 +24,12 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(gateway: GatewayDep) -> dict[str, str]:
-    """Every model's engine answered a ping just now; NOT_READY while draining."""
+    """Every model's engine answered a ping just now; 503 otherwise, and while draining."""
     pings = (gateway.worker.ping(model, timeout_s=_PING_TIMEOUT_S) for model in gateway.catalog.models)
-    await asyncio.gather(*pings)
+    try:
+        await asyncio.gather(*pings)
+    except MeshError as error:
+        raise MeshError(Reason.NOT_READY, public_message(error)) from error
     return {"status": "ready"}
 
 

@@ -11,8 +11,8 @@ from meshkit.wire import decode_error
 
 log = logging.getLogger(__name__)
 
-# What Triton says of a model it has not loaded yet, or has unloaded because it is exiting.
-_NOT_SERVED: Final = re.compile(r"unknown model|no available versions|is not ready|not found", re.IGNORECASE)
+# What Triton says of a model it has not loaded yet, or no longer serves because it is exiting.
+_NOT_SERVED: Final = re.compile(r"unknown model|stopped accepting|server (is )?not ready", re.IGNORECASE)
 
 
 def from_text(text: str, *, model: str) -> MeshError:

@@ -9,6 +9,7 @@ import grpc
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 import uvicorn
 
 from services.gateway.app import create_app
@@ -36,19 +37,19 @@ class Mesh:
     channel: grpc.aio.Channel
 
 
-@pytest.fixture
-async def triton() -> AsyncIterator[FakeTriton]:
-    async with FakeTriton.running() as fake:
-        yield fake
-
-
-@pytest.fixture
-async def mesh(triton: FakeTriton) -> AsyncIterator[Mesh]:
-    settings = GatewaySettings(
-        http_port=0, grpc_port=0, upstream=triton.target, models=MODELS, max_body_bytes=100_000, request_timeout_s=30
-    )
+@asynccontextmanager
+async def running_mesh() -> AsyncIterator[Mesh]:
+    """Start both faces of a gateway in front of a fake Triton."""
     metrics = Metrics()
-    async with open_channel(settings.upstream) as upstream:
+    async with FakeTriton.running() as triton, open_channel(triton.target) as upstream:
+        settings = GatewaySettings(
+            http_port=0,
+            grpc_port=0,
+            upstream=triton.target,
+            models=MODELS,
+            max_body_bytes=100_000,
+            request_timeout_s=30,
+        )
         admission = Admission(TritonWorker(upstream), metrics)
         app = create_app(settings, admission, metrics)
         grpc_face = GrpcFace(app.state.gateway)
@@ -61,6 +62,19 @@ async def mesh(triton: FakeTriton) -> AsyncIterator[Mesh]:
         ):
             yield Mesh(triton, admission, grpc_face, url, http, client, channel)
         await grpc_face.stop(0)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_mesh() -> AsyncIterator[Mesh]:
+    async with running_mesh() as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def mesh(shared_mesh: Mesh) -> Mesh:
+    """A mesh that remembers no earlier test; it lives in the session's loop."""
+    shared_mesh.triton.reset()
+    return shared_mesh
 
 
 @asynccontextmanager

@@ -1,8 +1,24 @@
 """The official openai client against the gateway."""
 
+import math
+
+import openai
+import pytest
+
 from tests.contract.gateway.conftest import Mesh
+from tests.fakes.triton import Hold, last, piece
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, GenerateResponse, TokenLogprob, TokenScore
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELLO = [{"role": "user", "content": "你好"}]
+
+
+def scored(text: str, logprob: float, *others: tuple[bytes, float]) -> GenerateResponse:
+    """A piece of one token with its alternatives."""
+    top = [TokenScore(id=1, data=data, logprob=value) for data, value in others]
+    own = TokenScore(id=1, data=text.encode(), logprob=logprob)
+    return GenerateResponse(text=text, token_ids=[1], logprobs=[TokenLogprob(token=own, top=top)])
 
 
 async def test_chat_answers_in_one_piece(mesh: Mesh) -> None:
@@ -11,12 +27,13 @@ async def test_chat_answers_in_one_piece(mesh: Mesh) -> None:
     (choice,) = completion.choices
     assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", "Hello!", "stop")
     assert completion.usage is not None
-    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens, completion.usage.total_tokens) == (
-        5,
-        3,
-        8,
-    )
+    assert completion.usage.model_dump(exclude_unset=True) == {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "total_tokens": 8,
+    }
     assert completion.id.startswith("chatcmpl-")
+    assert completion.model == "zhinao-chat"
 
 
 async def test_chat_streams_role_then_texts_then_finish(mesh: Mesh) -> None:
@@ -32,3 +49,147 @@ async def test_chat_streams_role_then_texts_then_finish(mesh: Mesh) -> None:
     ]
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, None, None, "stop"]
     assert len({chunk.id for chunk in chunks}) == 1
+    assert all("usage" not in chunk.model_fields_set for chunk in chunks)
+
+
+async def test_a_piece_arrives_before_the_next_is_made(mesh: Mesh) -> None:
+    hold = Hold()
+    mesh.triton.script = [piece("first"), hold, last("second")]
+
+    stream = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, stream=True)
+    early = [await anext(stream), await anext(stream)]
+    hold.release.set()
+    late = [chunk async for chunk in stream]
+
+    assert early[1].choices[0].delta.content == "first"
+    assert late[0].choices[0].delta.content == "second"
+
+
+async def test_usage_comes_in_a_last_chunk_without_choices_when_asked_for(mesh: Mesh) -> None:
+    stream = await mesh.openai.chat.completions.create(
+        model="zhinao-chat", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    *others, end = [chunk async for chunk in stream]
+
+    assert end.choices == []
+    assert end.usage is not None and end.usage.total_tokens == 8
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in others)
+
+
+async def test_chat_reports_log_probabilities(mesh: Mesh) -> None:
+    mesh.triton.script = [scored("你", -0.5, ("你".encode(), -0.5), (b"\xe4", -math.inf)), last()]
+
+    completion = await mesh.openai.chat.completions.create(
+        model="zhinao-chat", messages=HELLO, logprobs=True, top_logprobs=2
+    )
+
+    assert mesh.triton.request.top_logprobs == 2
+    logprobs = completion.choices[0].logprobs
+    assert logprobs is not None and logprobs.content is not None
+    (token,) = logprobs.content
+    assert (token.token, token.logprob, token.bytes) == ("你", -0.5, [0xE4, 0xBD, 0xA0])
+    assert [(other.token, other.logprob) for other in token.top_logprobs] == [("你", -0.5), ("\ufffd", -9999.0)]
+
+
+async def test_streamed_chat_reports_log_probabilities_with_their_text(mesh: Mesh) -> None:
+    mesh.triton.script = [scored("a", -1.0), scored("b", -2.0), last()]
+
+    stream = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, logprobs=True, stream=True)
+    logprobs = [chunk.choices[0].logprobs async for chunk in stream]
+
+    assert mesh.triton.request.HasField("top_logprobs") and mesh.triton.request.top_logprobs == 0
+    assert [each.content[0].logprob for each in logprobs if each is not None and each.content] == [-1.0, -2.0]
+
+
+async def test_the_length_limit_is_told_as_finish_reason(mesh: Mesh) -> None:
+    mesh.triton.script = [last("cut", reason=FINISH_REASON_LENGTH)]
+
+    completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, max_tokens=1)
+
+    assert mesh.triton.request.stop.max_tokens == 1
+    assert completion.choices[0].finish_reason == "length"
+
+
+async def test_completion_answers_in_one_piece(mesh: Mesh) -> None:
+    completion = await mesh.openai.completions.create(model="zhinao-chat", prompt="Once")
+
+    assert mesh.triton.request.text == "Once"
+    assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("Hello!", "stop")
+    assert completion.usage is not None and completion.usage.total_tokens == 8
+    assert completion.id.startswith("cmpl-")
+
+
+async def test_completion_streams_and_ends_with_usage(mesh: Mesh) -> None:
+    stream = await mesh.openai.completions.create(
+        model="zhinao-chat", prompt=[1, 2, 3], stream=True, stream_options={"include_usage": True}
+    )
+    *chunks, end = [chunk async for chunk in stream]
+
+    assert list(mesh.triton.request.tokens.ids) == [1, 2, 3]
+    assert [chunk.choices[0].text for chunk in chunks] == ["Hel", "lo", "!"]
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, "stop"]
+    assert end.choices == [] and end.usage is not None and end.usage.prompt_tokens == 5
+
+
+async def test_completion_reports_log_probabilities_with_offsets(mesh: Mesh) -> None:
+    mesh.triton.script = [scored("ab", -1.0, (b"ab", -1.0)), scored("c", -2.0, (b"x", -0.5)), last()]
+
+    completion = await mesh.openai.completions.create(model="zhinao-chat", prompt="Once", logprobs=1)
+
+    logprobs = completion.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens == ["ab", "c"]
+    assert logprobs.token_logprobs == [-1.0, -2.0]
+    assert logprobs.top_logprobs == [{"ab": -1.0}, {"x": -0.5}]
+    assert logprobs.text_offset == [0, 2]
+
+
+async def test_models_are_listed_and_found_by_ids_with_slashes(mesh: Mesh) -> None:
+    listed = [model.id async for model in mesh.openai.models.list()]
+    one = await mesh.openai.models.retrieve("qihoo360/small")
+
+    assert listed == ["zhinao-chat", "qihoo360/small"]
+    assert (one.id, one.object, one.owned_by) == ("qihoo360/small", "model", "zhinao-mesh")
+
+
+async def test_each_model_is_called_by_its_own_id(mesh: Mesh) -> None:
+    await mesh.openai.chat.completions.create(model="qihoo360/small", messages=HELLO)
+
+    (received,) = mesh.triton.received
+    assert received.triton_model == "chat"
+    assert received.metadata["x-mesh-model"] == received.request.model == "qihoo360/small"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_unknown_model_is_not_found(mesh: Mesh, stream: bool) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        await mesh.openai.chat.completions.create(model="gpt-9", messages=HELLO, stream=stream)
+
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert "gpt-9" in caught.value.message
+    with pytest.raises(openai.NotFoundError):
+        await mesh.openai.models.retrieve("gpt-9")
+
+
+async def test_a_bad_request_names_its_param(mesh: Mesh) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await mesh.openai.chat.completions.create(model="zhinao-chat", messages=[])
+
+    assert (caught.value.param, caught.value.code) == ("messages", "invalid_value")
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.request_id
+
+
+async def test_a_client_that_speaks_of_the_seed_gets_the_same_one_back(mesh: Mesh) -> None:
+    completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, seed=-1)
+
+    assert mesh.triton.request.sampling.seed == 2**64 - 1
+    assert completion.system_fingerprint is not None
+    assert completion.system_fingerprint.endswith(f"-seed-{2**64 - 1}")
+
+
+async def test_without_a_seed_the_drawn_one_is_told(mesh: Mesh) -> None:
+    completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO)
+
+    assert completion.system_fingerprint is not None
+    assert completion.system_fingerprint.endswith(f"-seed-{mesh.triton.request.sampling.seed}")
