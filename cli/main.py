@@ -73,3 +73,18 @@ def status(
 
     with shown_failures():
         run(_folder(state), as_json)
+
+
+@app.command()
+def chat(
+    url: Annotated[
+        str, typer.Option(help="Edge of a mesh, or any OpenAI-compatible server.")
+    ] = "http://127.0.0.1:8360",
+    model: Annotated[str | None, typer.Option(help="Served model id; default: the first one.")] = None,
+    system: Annotated[str | None, typer.Option(help="System text of the conversation.")] = None,
+) -> None:
+    """Chat in the terminal; without a terminal, answer each line of standard input."""
+    from cli.chat import chat as run
+
+    with shown_failures():
+        run(url, model, system)

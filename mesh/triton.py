@@ -43,6 +43,7 @@ def command(repository: Path, backends: Path, ports: tuple[int, int, int], shm_p
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--pinned-memory-pool-byte-size=0",  # no tensor of ours passes through Triton itself
         "--log-info=false",
     )
 
