@@ -196,8 +196,7 @@ class EngineLoop:
             self._advance(self._generations[sequence_id], token)
 
     def _compute(self, chunks: list[Chunk]) -> Mapping[SequenceId, Sampled]:
-        logits = self._runner.run(chunks)
-        logits[:, self._vocab_size :] = float("-inf")  # padding rows of the vocabulary are no tokens
+        logits = self._runner.run(chunks)[:, : self._vocab_size]  # padding rows of the vocabulary are no tokens
         sequences = [chunk.sequence for chunk in chunks if chunk.samples]
         tokens = sample(
             logits,
