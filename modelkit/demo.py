@@ -35,7 +35,8 @@ def make_demo(target: Path) -> None:
             _say("dequantising the weights to fp32 (about half a minute)")
             _dequantise(gguf, folder)
     except FileExistsError:
-        _say("another process was faster")
+        _say(f"another process has saved {target}")
+        return
     _say(f"saved {target}")
 
 

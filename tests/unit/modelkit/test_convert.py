@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from modelkit.attention import CausalAttention
 from modelkit.checkpoint import load_decoder
@@ -145,6 +146,15 @@ def test_llama_without_bias_gets_a_zero_bias_and_keeps_its_logits(tmp_path: Path
     loaded = Qwen2ForCausalLM.from_pretrained(tmp_path / "qwen2", dtype=torch.float32)
     assert (logits_of(tmp_path / "zhinao", token_ids) - expected).abs().max() < 1e-4
     assert (oracle_logits(loaded, token_ids) - expected).abs().max() < 1e-4
+
+
+def test_demo_model_in_zhinao_layout_has_the_logits_of_transformers(demo_chat_model: Path) -> None:
+    token_ids = torch.arange(1000, 1024)
+    with TemporaryDirectory() as workspace:  # half a gigabyte, which pytest would keep
+        convert_checkpoint(demo_chat_model, Path(workspace) / "zhinao", Architecture.ZHINAO)
+        ours = logits_of(Path(workspace) / "zhinao", token_ids)
+    theirs = oracle_logits(LlamaForCausalLM.from_pretrained(demo_chat_model, dtype=torch.float32), token_ids)
+    assert (ours - theirs).abs().max() < 1e-4
 
 
 def test_stored_dtype_is_kept_and_pickled_weights_come_out_as_safetensors(tmp_path: Path) -> None:
