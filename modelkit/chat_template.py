@@ -3,7 +3,7 @@
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -104,7 +104,7 @@ class JinjaChatTemplate:
         self._tokenizer = tokenizer
         self._named_tokens = dict(named_tokens)
         self._source_characters = frozenset(source)
-        controls = sorted(tokenizer.control_ids, key=len, reverse=True)  # the longest wins
+        controls = tokenizer.control_ids.keys()
         self._first_characters = sorted({control[0] for control in controls})
         self._cut = re.compile(f"({_any_of(controls)})")
         self._hidden = _control_start(controls)
@@ -160,19 +160,25 @@ def drop_oldest_rounds(messages: Sequence[Message], template: ChatTemplate, limi
     return kept_from(starts[first_fit])
 
 
-def _any_of(texts: Sequence[str]) -> str:
-    return "|".join(map(re.escape, texts)) if texts else "(?!)"  # which never matches
+def _any_of(texts: Collection[str]) -> str:
+    """A pattern for any of the texts, the longest first. Beginnings are shared: Llama-3 has 256 control strings."""
+    if not texts:
+        return "(?!)"  # which never matches
+    firsts = sorted({text[0] for text in texts if text})
+    branches = [re.escape(first) + _any_of({text[1:] for text in texts if text[:1] == first}) for first in firsts]
+    pattern = f"(?:{'|'.join(branches)})" if branches else ""
+    return f"{pattern}?" if branches and "" in texts else pattern
 
 
-def _control_start(controls: Sequence[str]) -> re.Pattern[str]:
-    """Matches a first character of a control string that is there whole, or begun where the text ends.
+def _control_start(controls: Collection[str]) -> re.Pattern[str]:
+    """Matches the first character of a control string that is there whole, or begun where the text ends.
 
     The beginning counts because the template may go on with another text, and may trim the blanks between.
     """
-    firsts = _any_of(sorted({control[0] for control in controls}))
-    tails = _any_of(sorted({control[1:] for control in controls}))
-    begun = _any_of(sorted({control[1:end] for control in controls for end in range(1, len(control))}, reverse=True))
-    return re.compile(rf"(?:{firsts})(?=(?:{tails})|(?:{begun})\s*\Z)")
+    firsts = _any_of({control[0] for control in controls})
+    tails = _any_of({control[1:] for control in controls})
+    begun = _any_of({control[1:end] for control in controls for end in range(1, len(control))})
+    return re.compile(rf"{firsts}(?=(?:{tails})|(?:{begun})\s*\Z)")
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

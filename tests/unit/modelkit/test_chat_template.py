@@ -89,8 +89,8 @@ def template(jinja_folder: Path, tokenizer: Tokenizer) -> ChatTemplate:
 
 @pytest.fixture(scope="module")
 def small() -> Tokenizer:
-    """Bytes, and control tokens of which one is the beginning of another and one is a single character."""
-    return byte_tokenizer("<x>", "<x><y>", "<|end|>", "★")
+    """Bytes, and control tokens of which one is the beginning of another."""
+    return byte_tokenizer("<x>", "<x><y>", "<|end|>")
 
 
 def byte_tokenizer(*controls: str) -> FastTokenizer:
@@ -191,7 +191,6 @@ def test_a_control_string_in_the_text_is_still_read_as_written(template: ChatTem
         ["<x><y>"],
         ["<x>", "<y>"],
         ["<|e", "nd|>"],
-        ["★"],
         ["<<x>"],
         ["<|<|end|>end|>"],
     ],
@@ -208,9 +207,17 @@ def test_texts_put_side_by_side_cannot_build_a_control_token(
 
 
 def test_the_longest_control_string_of_the_template_wins(small: Tokenizer) -> None:
-    ids = JinjaChatTemplate("<x><y>{{ messages[0].content }}<x>★", small, {}).encode([Message("user", "<x>")])
+    ids = JinjaChatTemplate("<x><y>{{ messages[0].content }}<x>", small, {}).encode([Message("user", "<x>")])
 
-    assert ids == [257, *b"<x>", 256, 259]
+    assert ids == [257, *b"<x>", 256]
+
+
+def test_a_control_token_of_one_character_is_kept_out_of_the_text_too() -> None:
+    tokenizer = byte_tokenizer("★")
+
+    ids = JinjaChatTemplate("★" + PLAIN, tokenizer, {}).encode([Message("user", "a★b")])
+
+    assert ids == [256, *"a★b".encode()]
 
 
 def test_a_tokenizer_without_control_tokens_has_templates_too() -> None:
