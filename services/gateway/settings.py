@@ -1,8 +1,6 @@
 """Decides what the gateway reads from its environment; nothing else reads it."""
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.gateway.catalog import ServedModel
@@ -22,9 +20,10 @@ class GatewaySettings(BaseSettings):
     request_timeout_s: float = Field(default=600.0, gt=0)
     drain_timeout_s: float = Field(default=30.0, gt=0)  # how long a shutdown waits for running answers
 
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> Self:
-        ids = [model.id for model in self.models]
+    @field_validator("models")
+    @classmethod
+    def _ids_are_unique(cls, models: tuple[ServedModel, ...]) -> tuple[ServedModel, ...]:
+        ids = [model.id for model in models]
         if len(set(ids)) != len(ids):
-            raise ValueError(f"models holds an id twice: {', '.join(ids)}")
-        return self
+            raise ValueError(f"an id is there twice: {', '.join(ids)}")
+        return models

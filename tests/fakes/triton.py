@@ -83,6 +83,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
     """Answers generations by `script` and pings by `ping_script`; remembers who called and who left."""
 
     def __init__(self) -> None:
+        self._server = grpc.aio.server()
         self.target = ""
         self.reset()
 
@@ -99,14 +100,17 @@ class FakeTriton(GRPCInferenceServiceServicer):
     async def running(cls) -> AsyncIterator[Self]:
         """Serve on a free port, at `target`."""
         fake = cls()
-        server = grpc.aio.server()
-        add_GRPCInferenceServiceServicer_to_server(fake, server)
-        fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
+        add_GRPCInferenceServiceServicer_to_server(fake, fake._server)
+        fake.target = f"127.0.0.1:{fake._server.add_insecure_port('127.0.0.1:0')}"
+        await fake._server.start()
         try:
             yield fake
         finally:
-            await server.stop(None)
+            await fake.stop()
+
+    async def stop(self) -> None:
+        """Go away, mid-answer if need be."""
+        await self._server.stop(None)
 
     @property
     def request(self) -> GenerateRequest:

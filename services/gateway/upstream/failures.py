@@ -18,12 +18,14 @@ _NOT_SERVED: Final = re.compile(r"unknown model|stopped accepting|server (is )?n
 def from_text(text: str, *, model: str) -> MeshError:
     """Read the error_message of a stream: a worker's own words where there are any, else Triton's."""
     error = decode_error(text)
-    if error is not None:
-        return error
-    if _NOT_SERVED.search(text):
+    if error is None and _NOT_SERVED.search(text):
         return _not_ready(model)
-    log.error("triton failed a request to %s: %s", model, text)
-    return _internal()
+    if error is None or error.reason is Reason.INTERNAL:
+        log.error("triton failed a request to %s: %s", model, text)
+        return _internal()
+    if error.reason is Reason.CLIENT_CANCELLED:  # the client is still here, so it was someone on the way
+        return lost(model)
+    return error
 
 
 def from_status(error: grpc.aio.AioRpcError, *, model: str, started: bool, answered_before: bool) -> MeshError:
@@ -32,10 +34,6 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str, started: bool, answe
     started: this call had an answer's first piece. answered_before: the model answered some call of this process; if
     it never did, an unreachable worker is one that is still starting.
     """
-    text = error.details() or ""
-    known = decode_error(text)
-    if known is not None:
-        return known
     match error.code():
         case grpc.StatusCode.UNAVAILABLE if not (started or answered_before):
             return _not_ready(model)
@@ -48,7 +46,7 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str, started: bool, answe
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return MeshError(Reason.QUEUE_FULL, f"the model {model!r} has no room for another request")
         case code:
-            log.error("the call to %s ended with %s: %s", model, code.name, text)
+            log.error("the call to %s ended with %s: %s", model, code.name, error.details())
             return _internal()
 
 

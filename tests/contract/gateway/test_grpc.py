@@ -1,0 +1,143 @@
+"""The typed gRPC face on the same upstream code."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from meshkit.errors import TABLE, MeshError, Reason
+from meshkit.wire import encode_error
+from tests.contract.gateway.conftest import Mesh, running_mesh
+from tests.fakes.triton import ErrorText, Hold, last, piece
+from zhinao.chat.v1.chat_pb2 import ROLE_USER, ChatPrompt, GenerateRequest, GenerateResponse, Message
+from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SERVICE = "zhinao.chat.v1.ChatService"
+
+
+def question(model: str = "", request_id: str = "") -> GenerateRequest:
+    prompt = ChatPrompt(messages=[Message(role=ROLE_USER, content="hi")])
+    return GenerateRequest(model=model, request_id=request_id, chat=prompt)
+
+
+async def failure(mesh: Mesh, request: GenerateRequest) -> tuple[grpc.aio.AioRpcError, ErrorInfo]:
+    """The status that the call ends with, and its details."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(request)]
+    trailers = dict(caught.value.trailing_metadata())
+    status = Status.FromString(cast("bytes", trailers["grpc-status-details-bin"]))
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return caught.value, info
+
+
+async def test_generate_streams_what_the_worker_says(mesh: Mesh) -> None:
+    pieces = [each async for each in ChatServiceStub(mesh.channel).Generate(question())]
+
+    assert pieces == [each for each in mesh.triton.script if isinstance(each, GenerateResponse)]
+    request = mesh.triton.request
+    assert request.model == "zhinao-chat"
+    assert request.request_id and request.sampling.HasField("seed")
+
+
+async def test_generate_keeps_what_the_client_chose(mesh: Mesh) -> None:
+    request = question(model="qihoo360/small", request_id="mine")
+    request.sampling.seed = 0
+
+    _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(request)]
+
+    assert mesh.triton.request == request
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.INTERNAL, Reason.CLIENT_CANCELLED}))
+async def test_a_failure_has_the_tables_code_and_an_error_info(mesh: Mesh, reason: Reason) -> None:
+    mesh.triton.script = [piece("a"), ErrorText(encode_error(MeshError(reason, "limit 5, got 6", param="stop")))]
+
+    error, info = await failure(mesh, question())
+
+    assert (error.code(), error.details()) == (TABLE[reason].grpc, "limit 5, got 6")
+    assert (info.reason, info.domain, dict(info.metadata)) == (reason, "zhinao.mesh", {"param": "stop"})
+
+
+async def test_an_unknown_model_is_not_found(mesh: Mesh) -> None:
+    error, info = await failure(mesh, question(model="gpt-9"))
+
+    assert (error.code(), info.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    assert mesh.triton.received == []
+
+
+async def test_an_internal_failure_says_only_its_request_id(mesh: Mesh) -> None:
+    mesh.triton.script = [ErrorText("Traceback: secret")]
+
+    error, _ = await failure(mesh, question(request_id="find-me"))
+
+    assert error.code() == grpc.StatusCode.INTERNAL
+    assert "find-me" in (error.details() or "") and "secret" not in (error.details() or "")
+
+
+async def test_a_bug_of_ours_is_internal(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> AsyncGenerator[GenerateResponse, None]:
+        raise ZeroDivisionError("secret")
+        yield GenerateResponse()
+
+    monkeypatch.setattr(mesh.admission, "generate", broken)
+
+    error, info = await failure(mesh, question())
+
+    assert (error.code(), info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_client_that_cancels_cancels_upstream(mesh: Mesh) -> None:
+    mesh.triton.script = [piece("a"), Hold(), last()]
+    call = ChatServiceStub(mesh.channel).Generate(question())
+    await anext(aiter(call))
+    await mesh.triton.holding.wait()
+
+    call.cancel()
+
+    await asyncio.wait_for(mesh.triton.cancelled.wait(), 5)
+
+
+async def test_a_clients_deadline_ends_the_call_upstream(mesh: Mesh) -> None:
+    mesh.triton.script = [Hold()]
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(question(), timeout=0.3)]
+
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(mesh.triton.cancelled.wait(), 5)
+
+
+async def test_health_serves_per_service_until_draining() -> None:
+    async with running_mesh() as mesh:
+        health = HealthStub(mesh.channel)
+
+        before = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", SERVICE)]
+        await mesh.grpc_face.fail_health()
+        after = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", SERVICE)]
+
+        assert before == [HealthCheckResponse.SERVING] * 2
+        assert after == [HealthCheckResponse.NOT_SERVING] * 2
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health.Check(HealthCheckRequest(service="no.such.Service"))
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_names_the_services(mesh: Mesh) -> None:
+    call = ServerReflectionStub(mesh.channel).ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
+    (answer,) = [each async for each in call]
+
+    assert {SERVICE, "grpc.health.v1.Health"} <= {each.name for each in answer.list_services_response.service}

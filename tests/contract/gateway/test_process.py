@@ -1,0 +1,130 @@
+"""The gateway as a process: what it loads, how it starts, and how it stops."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.fakes.triton import FakeTriton, Hold, last, piece
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def start(http_port: int, upstream: str, **settings: str) -> asyncio.subprocess.Process:
+    env = {
+        **os.environ,
+        "GATEWAY_HTTP_PORT": str(http_port),
+        "GATEWAY_GRPC_PORT": "0",
+        "GATEWAY_UPSTREAM": upstream,
+        "GATEWAY_MODELS": '[{"id": "zhinao-chat", "kind": "chat"}]',
+        **settings,
+    }
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.gateway", env=env, stderr=subprocess.PIPE
+    )
+
+
+async def ready(http: httpx.AsyncClient) -> httpx.Response:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await http.get("/ready")
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)  # another process; there is nothing to wait on
+
+
+async def test_sigterm_fails_readiness_lets_streams_end_and_exits_with_zero() -> None:
+    port = free_port()
+    async with (
+        FakeTriton.running() as triton,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+    ):
+        hold = Hold()
+        triton.script = [piece("a"), hold, last("b")]
+        process = await start(port, triton.target)
+        before = await ready(http)
+
+        async with http.stream("POST", CHAT, json=BODY) as answer:
+            await triton.holding.wait()
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while (await ready(http)).status_code != 503:
+                    pass
+            hold.release.set()
+            lines = [line async for line in answer.aiter_lines()]
+        _, stderr = await process.communicate()
+
+    assert before.status_code == 200
+    assert "data: [DONE]" in lines
+    assert process.returncode == 0, stderr.decode()
+    assert b"Traceback" not in stderr
+
+
+async def test_a_stream_that_does_not_end_is_cut_off_after_the_bound() -> None:
+    port = free_port()
+    async with (
+        FakeTriton.running() as triton,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+    ):
+        triton.script = [piece("a"), Hold()]
+        process = await start(port, triton.target, GATEWAY_DRAIN_TIMEOUT_S="0.1")
+        await ready(http)
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            async with http.stream("POST", CHAT, json=BODY) as answer:
+                await triton.holding.wait()
+                process.send_signal(signal.SIGTERM)
+                _ = [line async for line in answer.aiter_lines()]
+        await process.communicate()
+
+    assert process.returncode == 0
+
+
+async def test_bad_settings_stop_the_start_with_their_names() -> None:
+    process = await start(0, "no-port", GATEWAY_MODELS='[{"id": "a", "kind": "chat"}, {"id": "b", "kind": "x"}]')
+
+    _, stderr = await process.communicate()
+
+    assert process.returncode == 1
+    assert [line.split(":")[0] for line in stderr.decode().splitlines()] == [
+        "GATEWAY_UPSTREAM",
+        "GATEWAY_MODELS_1_KIND",
+    ]
+
+
+@pytest.mark.parametrize("name", ["GATEWAY_HTTP_PORT", "GATEWAY_GRPC_PORT"])
+async def test_a_taken_port_stops_the_start(name: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = await start(0, "127.0.0.1:1", **{name: port})
+
+        _, stderr = await process.communicate()
+
+    assert process.returncode != 0
+    assert port in stderr.decode()
+
+
+async def test_the_gateway_loads_no_tensor_library() -> None:
+    code = "import sys, services.gateway.__main__; print(*sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+
+    loaded = (await process.communicate())[0].decode().split()
+
+    assert "services.gateway.app" in loaded
+    assert {"torch", "transformers", "modelkit"}.isdisjoint(loaded)
