@@ -156,11 +156,8 @@ class EngineLoop:
         """Carry out what was asked; waits for something to do only when there is nothing to compute."""
         if not self._scheduler.has_work:
             self._inbox.get()()
-        while not self._stopping:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                return
+        for _ in range(self._inbox.qsize()):  # what arrives meanwhile waits for the next turn
+            self._inbox.get()()
 
     def _stop(self) -> None:
         self._stopping = True

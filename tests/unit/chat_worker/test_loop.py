@@ -1,0 +1,152 @@
+"""The engine loop with a runner that computes no model: every sequence gets its pieces and exactly one end."""
+
+import random
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from meshkit.errors import Reason
+from services.chat_worker.detok import Detokenizer
+from services.chat_worker.engine.blocks import BlockPool
+from services.chat_worker.engine.loop import EngineLoop
+from services.chat_worker.engine.scheduler import Scheduler
+from services.chat_worker.engine.sequence import FinishReason, Sampling, Sequence, SequenceId, Stop
+from tests.fakes.engine import VOCAB, ByteTokenizer, FakeRunner, RecordingSink, next_token
+
+GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
+
+
+class Engine:
+    """An engine whose thread runs, with its sink in reach."""
+
+    def __init__(self, *, num_blocks: int = 64, max_step_tokens: int = 16, fails_on: int | None = None) -> None:
+        blocks = BlockPool(num_blocks, 4)
+        self.sink = RecordingSink()
+        self.runner = FakeRunner(fails_on=fails_on)
+        scheduler = Scheduler(blocks, max_step_tokens=max_step_tokens, max_running=8)
+        self.loop = EngineLoop(scheduler, blocks, self.runner, self.sink, vocab_size=VOCAB)  # type: ignore[arg-type]
+
+    def submit(
+        self, number: int, prompt: bytes, *, max_tokens: int = 10, ends: frozenset[int] = frozenset(), stop: str = ""
+    ) -> SequenceId:
+        texts = (stop,) if stop else ()
+        sequence = Sequence(
+            SequenceId(number), list(prompt), len(prompt), GREEDY, Stop(max_tokens, frozenset(ends), texts)
+        )
+        self.loop.submit(sequence, Detokenizer(ByteTokenizer(), texts))
+        return sequence.id
+
+    def settle(self) -> None:
+        """Wait until everything that was submitted before has ended."""
+        idle = threading.Event()
+
+        def ask() -> None:
+            if self.sink.loads and self.sink.loads[-1].num_running + self.sink.loads[-1].num_waiting == 0:
+                idle.set()
+            else:
+                self.loop.ping(ask)
+
+        self.loop.ping(lambda: self.loop.ping(ask))
+        assert idle.wait(5), "the engine did not come to rest"
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    engine.loop.start()
+    yield engine
+    engine.loop.close()
+
+
+def expected_tokens(prompt: bytes, count: int) -> list[int]:
+    token_ids = list(prompt)
+    for _ in range(count):
+        token_ids.append(next_token(token_ids))
+    return token_ids[len(prompt) :]
+
+
+def test_an_answer_is_streamed_token_by_token_and_ends_by_length(engine: Engine) -> None:
+    answer = engine.submit(1, b"hello", max_tokens=6)
+    engine.settle()
+    assert engine.sink.tokens(answer) == expected_tokens(b"hello", 6)
+    assert len(engine.sink.pieces[answer]) == 6
+    finish = engine.sink.pieces[answer][-1].finish
+    assert finish is not None
+    assert (finish.reason, finish.prompt_tokens, finish.completion_tokens) == (FinishReason.LENGTH, 5, 6)
+    assert min(finish.queue_s, finish.prefill_s, finish.decode_s) >= 0
+
+
+def test_an_end_token_stops_and_is_no_part_of_the_answer(engine: Engine) -> None:
+    tokens = expected_tokens(b"ab", 3)
+    answer = engine.submit(1, b"ab", ends=frozenset({tokens[2]}))
+    engine.settle()
+    assert engine.sink.tokens(answer) == tokens[:2]
+    finish = engine.sink.pieces[answer][-1].finish
+    assert finish is not None
+    assert (finish.reason, finish.completion_tokens) == (FinishReason.STOP, 3)
+
+
+def test_a_stop_text_ends_the_answer_before_it(engine: Engine) -> None:
+    text = bytes(expected_tokens(b"tell", 4)).decode()
+    answer = engine.submit(1, b"tell", stop=text[2:4])
+    engine.settle()
+    assert "".join(piece.text for piece in engine.sink.pieces[answer]) == text[:2]
+    finish = engine.sink.pieces[answer][-1].finish
+    assert finish is not None
+    assert finish.reason is FinishReason.STOP
+
+
+def test_answers_do_not_depend_on_their_neighbours_even_when_blocks_run_out() -> None:
+    engine = Engine(num_blocks=12, max_step_tokens=7)  # one window of 45 tokens, far too little for all
+    prompts = [bytes(random.Random(n).randbytes(n % 19 + 1)) for n in range(20)]
+    for number, prompt in enumerate(prompts):
+        engine.submit(number, prompt, max_tokens=number % 13 + 1)
+    engine.loop.start()
+    engine.settle()
+    for number, prompt in enumerate(prompts):
+        assert engine.sink.tokens(SequenceId(number)) == expected_tokens(prompt, number % 13 + 1)
+    assert engine.sink.loads[-1].num_preemptions > 0
+    assert engine.sink.loads[-1].kv_usage_ratio == 0
+    engine.loop.close()
+
+
+def test_an_aborted_sequence_falls_silent_and_frees_its_blocks() -> None:
+    engine = Engine()
+    answer = engine.submit(1, b"long", max_tokens=100)
+    engine.loop.abort(answer)
+    engine.loop.start()
+    engine.settle()
+    assert engine.sink.pieces[answer] == []
+    assert engine.sink.loads[-1].kv_usage_ratio == 0
+    engine.loop.close()
+
+
+def test_a_step_that_fails_answers_every_sequence_in_it_and_the_engine_lives_on() -> None:
+    engine = Engine(fails_on=ord("!"))
+    bad, neighbour = engine.submit(1, b"!boom"), engine.submit(2, b"fine")
+    engine.loop.start()
+    engine.settle()
+    assert {engine.sink.errors[sequence].reason for sequence in (bad, neighbour)} == {Reason.INTERNAL}
+    later = engine.submit(3, b"later", max_tokens=2)
+    engine.settle()
+    assert engine.sink.tokens(later) == expected_tokens(b"later", 2)
+    engine.loop.close()
+
+
+def test_closing_fails_what_is_unfinished() -> None:
+    engine = Engine()
+    answer = engine.submit(1, b"x", max_tokens=100)
+    closing = threading.Thread(target=engine.loop.close)
+    engine.loop.start()
+    closing.start()
+    closing.join(5)
+    assert engine.sink.errors[answer].reason is Reason.NOT_READY
+    assert not engine.loop.is_running
+
+
+def test_a_ping_is_answered_while_sequences_run(engine: Engine) -> None:
+    engine.submit(1, b"busy", max_tokens=200)
+    answered = threading.Event()
+    engine.loop.ping(answered.set)
+    assert answered.wait(5)

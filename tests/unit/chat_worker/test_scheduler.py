@@ -1,0 +1,167 @@
+"""The scheduler and its blocks: order, budgets, preemption, and that nothing is ever lost."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from services.chat_worker.engine.blocks import BlockPool
+from services.chat_worker.engine.scheduler import Chunk, Scheduler
+from services.chat_worker.engine.sequence import Sampling, Sequence, SequenceId, Status, Stop
+
+GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
+
+
+def make_scheduler(*, num_blocks: int, block_len: int = 4, max_step_tokens: int = 100, max_running: int = 8) -> Scheduler:
+    return Scheduler(BlockPool(num_blocks, block_len), max_step_tokens=max_step_tokens, max_running=max_running)
+
+
+def make_sequence(number: int, prompt_len: int, max_tokens: int = 100) -> Sequence:
+    return Sequence(SequenceId(number), [7] * prompt_len, prompt_len, GREEDY, Stop(max_tokens, frozenset()))
+
+
+def add(scheduler: Scheduler, *prompt_lens: int) -> list[Sequence]:
+    sequences = [make_sequence(number, prompt_len) for number, prompt_len in enumerate(prompt_lens)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    return sequences
+
+
+def step(scheduler: Scheduler) -> list[tuple[int, int]]:
+    """Run one step in which every finished prompt and every decoding sequence samples token 9."""
+    chunks = scheduler.schedule()
+    scheduler.check_integrity()
+    plan = [(int(chunk.sequence.id), chunk.num_tokens) for chunk in chunks]
+    scheduler.commit(chunks, {chunk.sequence.id: 9 for chunk in chunks if chunk.samples})
+    return plan
+
+
+def test_prompts_run_whole_and_together_when_the_budget_allows() -> None:
+    scheduler = make_scheduler(num_blocks=10)
+    add(scheduler, 5, 3)
+    assert step(scheduler) == [(0, 5), (1, 3)]
+    assert step(scheduler) == [(0, 1), (1, 1)]
+
+
+def test_a_long_prompt_runs_in_chunks_behind_decoding_sequences() -> None:
+    scheduler = make_scheduler(num_blocks=20, max_step_tokens=6)
+    short, long = add(scheduler, 2, 10)
+    assert step(scheduler) == [(0, 2), (1, 4)]
+    assert step(scheduler) == [(0, 1), (1, 5)]
+    assert step(scheduler) == [(0, 1), (1, 1)]
+    assert (short.completion_len, long.completion_len) == (3, 1)
+
+
+def test_a_prefilling_sequence_cannot_take_the_budget_of_decoding_ones() -> None:
+    scheduler = make_scheduler(num_blocks=20, max_step_tokens=4)
+    add(scheduler, 12, 2)
+    assert step(scheduler) == [(0, 4)]
+    assert step(scheduler) == [(0, 4)]
+    assert step(scheduler) == [(0, 4)]
+    assert step(scheduler) == [(0, 1), (1, 2)]
+
+
+def test_no_more_than_max_running_sequences_run() -> None:
+    scheduler = make_scheduler(num_blocks=20, max_running=2)
+    sequences = add(scheduler, 1, 1, 1)
+    assert step(scheduler) == [(0, 1), (1, 1)]
+    scheduler.remove(sequences[0])
+    assert step(scheduler) == [(1, 1), (2, 1)]
+
+
+def test_a_sequence_waits_until_all_of_its_prompt_and_one_token_fit() -> None:
+    scheduler = make_scheduler(num_blocks=2)
+    first, second = add(scheduler, 3, 4)
+    assert step(scheduler) == [(0, 3)]
+    scheduler.remove(first)
+    assert step(scheduler) == [(1, 4)]
+    assert second.status is Status.RUNNING
+
+
+def test_newest_sequence_is_preempted_when_blocks_run_out() -> None:
+    scheduler = make_scheduler(num_blocks=2)
+    older, newer = add(scheduler, 3, 3)
+    step(scheduler)
+    assert step(scheduler) == [(0, 1), (1, 1)]
+    assert step(scheduler) == [(0, 1)]  # the older one needs a second block
+    assert (older.status, newer.status) == (Status.RUNNING, Status.WAITING)
+    assert (newer.num_computed, newer.block_ids, newer.token_ids[3:]) == (0, [], [9, 9])
+    assert scheduler.num_preemptions == 1
+
+
+def test_a_preempted_sequence_is_computed_again_and_goes_on() -> None:
+    scheduler = make_scheduler(num_blocks=3)
+    older, newer = add(scheduler, 7, 3)
+    step(scheduler)
+    step(scheduler)
+    assert step(scheduler) == [(0, 1)]
+    scheduler.remove(older)
+    assert step(scheduler) == [(1, 5)]
+    assert newer.completion_len == 3
+
+
+def test_removing_a_waiting_or_running_sequence_frees_everything() -> None:
+    scheduler = make_scheduler(num_blocks=4, max_running=1)
+    running, waiting = add(scheduler, 6, 6)
+    step(scheduler)
+    for sequence in (running, waiting):
+        scheduler.remove(sequence)
+        scheduler.check_integrity()
+        assert (sequence.status, sequence.block_ids) == (Status.FINISHED, [])
+    assert not scheduler.has_work
+
+
+def test_a_lost_block_is_noticed() -> None:
+    blocks = BlockPool(4, 4)
+    sequence = make_sequence(0, 4)
+    blocks.allocate(sequence, 4)
+    sequence.block_ids.clear()
+    with pytest.raises(AssertionError, match="lost or held twice"):
+        blocks.check_integrity([sequence])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 12), st.integers(1, 20), st.integers(1, 12), st.none() | st.integers(0, 15)),
+        min_size=1,
+        max_size=12,
+    ),
+    max_step_tokens=st.integers(1, 24),
+    max_running=st.integers(1, 6),
+    num_blocks=st.integers(8, 14),
+)
+def test_every_sequence_ends_exactly_once_whatever_arrives(
+    arrivals: list[tuple[int, int, int, int | None]], max_step_tokens: int, max_running: int, num_blocks: int
+) -> None:
+    """arrivals: (step, prompt length, answer length, step in which the caller leaves). 8 blocks of 4 hold any of them."""
+    scheduler = make_scheduler(num_blocks=num_blocks, max_step_tokens=max_step_tokens, max_running=max_running)
+    sequences = [make_sequence(i, prompt, answer) for i, (_, prompt, answer, _) in enumerate(arrivals)]
+    ended: list[SequenceId] = []
+    for now in range(2000):
+        for sequence, (arrival, _, _, leaves) in zip(sequences, arrivals, strict=True):
+            if arrival == now:
+                scheduler.add(sequence)
+            if leaves is not None and arrival + leaves == now and sequence.status is not Status.FINISHED:
+                scheduler.remove(sequence)
+                ended.append(sequence.id)
+        chunks = scheduler.schedule()
+        scheduler.check_integrity()
+        assert sum(chunk.num_tokens for chunk in chunks) <= max_step_tokens
+        assert len(scheduler.running) <= max_running
+        assert chunks or not scheduler.has_work, "work is left but nothing runs"
+        ended += run(scheduler, chunks)
+        if now > 12 and not scheduler.has_work:
+            break
+    scheduler.check_integrity()
+    assert sorted(ended) == [sequence.id for sequence in sequences]
+
+
+def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[SequenceId]:
+    """Commit a step and remove what is finished; the ids of those."""
+    for chunk in chunks:
+        assert 0 < chunk.num_tokens <= chunk.sequence.num_pending
+    scheduler.commit(chunks, {chunk.sequence.id: 9 for chunk in chunks if chunk.samples})
+    done = [chunk.sequence for chunk in chunks if chunk.sequence.completion_len == chunk.sequence.stop.max_tokens]
+    for sequence in done:
+        scheduler.remove(sequence)
+    return [sequence.id for sequence in done]
