@@ -25,26 +25,31 @@ class TokenizerConfig:
     def read(cls, folder: Path) -> Self:
         """Raises ValueError naming the file that is no JSON object or no UTF-8."""
         settings = _read_object(folder / "tokenizer_config.json")
-        template_file = folder / "chat_template.jinja"
         named = {name: text for name in _NAMES if (text := _token_text(settings.get(name))) is not None}
-        return cls(
-            named_tokens=MappingProxyType(named),
-            chat_template=template_file.read_text("utf-8")
-            if template_file.is_file()
-            else _default_template(settings.get("chat_template")),
-        )
+        template = _read_text(folder / "chat_template.jinja") or _default_template(settings.get("chat_template"))
+        return cls(MappingProxyType(named), template)
+
+
+def _read_text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is no UTF-8: {error}") from error
 
 
 def _read_object(path: Path) -> dict[str, object]:
-    if not path.is_file():
+    content = _read_text(path)
+    if content is None:
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        settings = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} must hold a JSON object, found {type(content).__name__}")
-    return cast("dict[str, object]", content)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path.name} must hold a JSON object, found {type(settings).__name__}")
+    return cast("dict[str, object]", settings)
 
 
 def _token_text(value: object) -> str | None:
@@ -56,11 +61,11 @@ def _token_text(value: object) -> str | None:
 
 
 def _default_template(value: object) -> str | None:
-    match value:
-        case str():
-            return value
-        case list():
-            named = cast("list[dict[str, str]]", value)
-            return next((entry["template"] for entry in named if entry.get("name") == "default"), None)
-        case _:
-            return None
+    """The setting is one template, or a list of named ones."""
+    for entry in cast("list[object]", value) if isinstance(value, list) else [value]:
+        match entry:
+            case str(template) | {"name": "default", "template": str(template)}:
+                return template
+            case _:
+                pass
+    return None

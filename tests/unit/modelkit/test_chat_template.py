@@ -263,11 +263,16 @@ def test_templates_find_what_transformers_offers_them(small: Tokenizer, source: 
     assert small.decode(ids) == text
 
 
-def test_a_template_with_bad_syntax_is_refused_with_its_folder(llama_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"{% for %}", "chat template: "), (b"\xff", r"chat_template\.jinja is no UTF-8")]
+)
+def test_a_broken_template_is_refused_with_its_folder(
+    small: Tokenizer, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(content)
 
-    with pytest.raises(TemplateError, match=f"^{tmp_path}: chat template: "):
-        load_chat_template(tmp_path, load_tokenizer(llama_folder))
+    with pytest.raises(TemplateError, match=f"^{tmp_path}: {reason}"):
+        load_chat_template(tmp_path, small)
 
 
 @pytest.mark.parametrize(
