@@ -17,7 +17,6 @@ from modelkit.chat_template import (
     Message,
     TemplateError,
     ZhinaoChatTemplate,
-    drop_oldest_rounds,
     load_chat_template,
 )
 from modelkit.tokenizer import Tokenizer, load_tokenizer
@@ -300,42 +299,3 @@ def test_the_template_is_found_where_checkpoints_keep_it(
     template = load_chat_template(tmp_path, small)
 
     assert (None if template is None else bytes(template.encode([]))) == expected
-
-
-SYSTEM, FIRST, SECOND, THIRD = "system:s", "user:aaaa assistant:bbbb", "user:cc assistant:dd assistant:e", "user:f"
-
-
-def conversation(*rounds: str) -> list[Message]:
-    return [Message(*turn.split(":")) for turn in " ".join(rounds).split()]
-
-
-@pytest.mark.parametrize(
-    ("limit", "kept"),
-    [
-        (15, [SYSTEM, FIRST, SECOND, THIRD]),
-        (14, [SYSTEM, SECOND, THIRD]),
-        (7, [SYSTEM, SECOND, THIRD]),
-        (6, [SYSTEM, THIRD]),
-        (2, [SYSTEM, THIRD]),
-        (1, [SYSTEM, THIRD]),
-    ],
-)
-def test_whole_rounds_are_dropped_oldest_first(small: Tokenizer, limit: int, kept: list[str]) -> None:
-    messages = conversation(SYSTEM, FIRST, SECOND, THIRD)  # one token a letter: 1 + 8 + 5 + 1
-
-    assert drop_oldest_rounds(messages, JinjaChatTemplate(PLAIN, small, {}), limit) == conversation(*kept)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("assistant:hello user:a", "user:a"),
-        ("user:a system:s assistant:b user:c assistant:d", "system:s user:c assistant:d"),
-        ("assistant:a assistant:b", "assistant:a assistant:b"),
-        ("system:s", "system:s"),
-    ],
-)
-def test_system_turns_and_the_last_round_always_stay(small: Tokenizer, before: str, after: str) -> None:
-    template = JinjaChatTemplate(PLAIN, small, {})
-
-    assert drop_oldest_rounds(conversation(before), template, 0) == conversation(after)
