@@ -45,7 +45,7 @@ class Gateway:
         )
 
 
-def _gateway(request: Request) -> Gateway:
+async def _gateway(request: Request) -> Gateway:  # async: a plain function would cost a thread hop
     return cast("Gateway", request.app.state.gateway)
 
 

@@ -81,7 +81,7 @@ def mesh(shared_mesh: Mesh) -> Mesh:
 async def serving(app: object) -> AsyncIterator[str]:
     """Serve an ASGI app as the gateway process does, and yield its base URL."""
     config = uvicorn.Config(
-        app, port=0, http="httptools", ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        app, port=0, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     config.load()

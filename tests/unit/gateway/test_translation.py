@@ -1,0 +1,149 @@
+"""OpenAI's JSON to protobuf and back, without a server."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshkit.errors import MeshError
+from services.gateway.openai.chat import ChatCompletionRequest
+from services.gateway.openai.completion import CompletionRequest
+from services.gateway.translate.answer import collect
+from services.gateway.translate.chat import to_chat_chunks, to_chat_completion, to_chat_request
+from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_request
+from services.gateway.translate.generation import to_seed
+from services.gateway.translate.head import Head
+from zhinao.chat.v1 import chat_pb2
+from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse, SamplingParams, StopConditions
+from zhinao.common.v1.common_pb2 import Usage
+
+HEAD = Head(id="chatcmpl-1", created_s=1_700_000_000, model="m", seed=5, version="1.2.3", request_id="r")
+
+
+def chat(**fields: object) -> GenerateRequest:
+    body = {"messages": [{"role": "user", "content": "hi"}], **fields}
+    return to_chat_request(ChatCompletionRequest.model_validate(body), HEAD)
+
+
+def completion(**fields: object) -> GenerateRequest:
+    return to_completion_request(CompletionRequest.model_validate({"prompt": "hi", **fields}), HEAD)
+
+
+async def stream(pieces: Sequence[GenerateResponse]) -> AsyncGenerator[GenerateResponse, None]:
+    for piece in pieces:
+        yield piece
+
+
+def test_a_silent_client_leaves_everything_to_the_worker() -> None:
+    prompt = chat_pb2.ChatPrompt(messages=[chat_pb2.Message(role=chat_pb2.ROLE_USER, content="hi")])
+
+    assert chat() == GenerateRequest(
+        request_id="r", model="m", chat=prompt, sampling=SamplingParams(seed=5), stop=StopConditions()
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"temperature": 0}, SamplingParams(temperature=0.0, seed=5)),
+        ({"temperature": 2.0, "top_p": 1}, SamplingParams(temperature=2.0, top_p=1.0, seed=5)),
+        ({"top_k": -1}, SamplingParams(top_k=0, seed=5)),
+        ({"top_k": 0}, SamplingParams(top_k=0, seed=5)),
+        ({"top_k": 40}, SamplingParams(top_k=40, seed=5)),
+        ({"do_sample": False}, SamplingParams(do_sample=False, seed=5)),
+    ],
+)
+def test_sampling_fields_are_set_only_where_the_client_spoke(
+    fields: dict[str, object], expected: SamplingParams
+) -> None:
+    assert chat(**fields).sampling == expected
+    assert completion(**fields).sampling == expected
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_new_tokens"])
+def test_the_limit_on_new_tokens_has_three_names(name: str) -> None:
+    assert chat(**{name: 7}).stop == StopConditions(max_tokens=7)
+
+
+def test_names_that_agree_on_the_limit_pass() -> None:
+    assert chat(max_tokens=7, max_new_tokens=7).stop.max_tokens == 7
+
+
+def test_names_that_disagree_on_the_limit_are_refused_with_both_numbers() -> None:
+    with pytest.raises(MeshError, match="max_tokens 7, max_completion_tokens 8") as caught:
+        chat(max_tokens=7, max_completion_tokens=8)
+
+    assert caught.value.param == "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
+    ("stop", "texts"), [(None, []), ("", []), ("a", ["a"]), (["a", "", "b"], ["a", "b"]), ([], [])]
+)
+def test_stop_is_a_text_or_a_list_and_empty_ones_are_ignored(stop: object, texts: list[str]) -> None:
+    assert list(chat(stop=stop).stop.texts) == texts
+
+
+@pytest.mark.parametrize(
+    ("fields", "top"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_chat_asks_for_log_probabilities_by_two_fields(fields: dict[str, object], top: int | None) -> None:
+    request = chat(**fields)
+
+    assert (request.top_logprobs if request.HasField("top_logprobs") else None) == top
+
+
+@pytest.mark.parametrize("top", [None, 0, 5])
+def test_completions_ask_for_log_probabilities_by_one(top: int | None) -> None:
+    request = completion(logprobs=top)
+
+    assert (request.top_logprobs if request.HasField("top_logprobs") else None) == top
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "ids"),
+    [("", "", []), ("a", "a", []), (["a"], "a", []), ([1, 2], "", [1, 2]), ([[1, 2]], "", [1, 2])],
+)
+def test_a_completion_prompt_is_one_text_or_one_list_of_ids(prompt: object, text: str, ids: list[int]) -> None:
+    request = completion(prompt=prompt)
+
+    assert (request.text, list(request.tokens.ids)) == (text, ids)
+    assert request.WhichOneof("prompt") == ("tokens" if ids else "text")
+
+
+@pytest.mark.parametrize(("seed", "unsigned"), [(0, 0), (-1, 2**64 - 1), (-(2**63), 2**63), (2**64 - 1, 2**64 - 1)])
+def test_signed_seeds_become_unsigned(seed: int, unsigned: int) -> None:
+    assert to_seed(seed) == unsigned
+
+
+@given(texts=st.lists(st.text()), stopped=st.booleans())
+async def test_streamed_texts_add_up_to_the_whole_answer(texts: list[str], stopped: bool) -> None:
+    reason = chat_pb2.FINISH_REASON_STOP if stopped else chat_pb2.FINISH_REASON_LENGTH
+    usage = Usage(prompt_tokens=3, completion_tokens=len(texts) + 1)
+    pieces = [GenerateResponse(text=text, token_ids=[1]) for text in texts]
+    pieces.append(GenerateResponse(text="end", token_ids=[2], finish_reason=reason, usage=usage))
+
+    whole_chat = to_chat_completion(await collect(stream(pieces)), HEAD)
+    whole = to_completion(await collect(stream(pieces)), HEAD)
+    chat_chunks = [chunk async for chunk in to_chat_chunks(stream(pieces), HEAD, with_usage=True)]
+    chunks = [chunk async for chunk in to_completion_chunks(stream(pieces), HEAD, with_usage=True)]
+
+    text = "".join([*texts, "end"])
+    assert whole_chat["choices"][0]["message"]["content"] == text
+    assert "".join(each["choices"][0]["delta"].get("content", "") for each in chat_chunks[:-1]) == text
+    assert whole["choices"][0]["text"] == text
+    assert "".join(each["choices"][0]["text"] for each in chunks[:-1]) == text
+    assert chat_chunks[-1].get("usage") == chunks[-1].get("usage") == whole_chat["usage"] == whole.get("usage")
+    finishes = [each["choices"][0]["finish_reason"] for each in chat_chunks[:-1]]
+    assert [each for each in finishes if each] == ["stop" if stopped else "length"]
+    assert finishes[-1] == whole_chat["choices"][0]["finish_reason"]
+
+
+def test_the_fingerprint_holds_version_and_seed() -> None:
+    assert HEAD.fingerprint == "zhinao-mesh-1.2.3-seed-5"
