@@ -54,7 +54,6 @@ HOSTILE = st.lists(
     ),
     max_size=6,
 ).map("".join)
-TWO_TURNS = [Message("system", "Be brief."), Message("user", "介绍一下刘德华")]
 
 
 @pytest.fixture(scope="module")
