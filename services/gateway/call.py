@@ -23,15 +23,15 @@ class Call:
     begun_s: float = field(default_factory=time.perf_counter)
 
 
+CURRENT: Final[ContextVar[Call]] = ContextVar("call")
+
+
 def begin_call(request_id: str | None, traceparent: str | None) -> Call:
-    """Start a request's record from what its client sent; what is not sane (ids that could forge logs) is replaced."""
-    sane = request_id is not None and _SANE_ID.fullmatch(request_id)
-    traced = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
-    call = Call(
-        request_id=request_id if sane and request_id else uuid.uuid4().hex, traceparent=traceparent if traced else None
-    )
+    """Start a request's record from what its client sent; an id that could forge log lines or headers is replaced."""
+    call = Call(_matching(_SANE_ID, request_id) or uuid.uuid4().hex, _matching(_TRACEPARENT, traceparent))
     CURRENT.set(call)
     return call
 
 
-CURRENT: Final[ContextVar[Call]] = ContextVar("call")
+def _matching(pattern: re.Pattern[str], text: str | None) -> str | None:
+    return text if text is not None and pattern.fullmatch(text) else None

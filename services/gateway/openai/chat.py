@@ -17,15 +17,13 @@ def _known_role(role: str) -> str:
     if role in ROLES:
         return role
     if role in _TOOL_ROLES:
-        message = "{role} is not supported: the models call no tools"
-        raise PydanticCustomError(UNSUPPORTED, message, {"role": repr(role)})
+        raise PydanticCustomError(UNSUPPORTED, "must not be a tool: the models call none")
     raise PydanticCustomError("role", "must be one of {roles}", {"roles": ", ".join(ROLES)})
 
 
 def _text_part(kind: str) -> str:
     if kind != "text":
-        message = "{kind} is not supported: the models read text only"
-        raise PydanticCustomError(UNSUPPORTED, message, {"kind": repr(kind)})
+        raise PydanticCustomError(UNSUPPORTED, "must be text: the models read nothing else")
     return kind
 
 

@@ -1,5 +1,6 @@
 """Says which values a field may hold beyond its type; each failure reads on after the field's name."""
 
+import json
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
@@ -28,7 +29,7 @@ def only(*allowed: object) -> AfterValidator:
     def check(value: object) -> object:
         if value is None or value in allowed:
             return value
-        values = " or ".join(repr(each) for each in allowed)
+        values = " or ".join(map(json.dumps, allowed))
         raise PydanticCustomError(
             UNSUPPORTED, "is not supported yet; leave it out or send {values}", {"values": values}
         )

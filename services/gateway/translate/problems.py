@@ -1,5 +1,6 @@
 """Translates what pydantic found wrong into one MeshError whose sentence a person can act on."""
 
+import json
 from collections.abc import Sequence
 from typing import Final, NotRequired, TypedDict
 
@@ -47,13 +48,15 @@ def _predicate(problem: Problem) -> str:
         return f"must hold at least {limits['min_length']}, got {limits['actual_length']}"
     if problem["type"] == "too_long":
         return f"must hold at most {limits['max_length']}, got {limits['actual_length']}"
+    if problem["type"] == "model_attributes_type":
+        return "must be an object"
     return problem["msg"].replace("Input should be", "must be") + _echo(problem["input"])
 
 
 def _echo(value: object) -> str:
     if not isinstance(value, str | int | float | None):
         return ""
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False)
     return f", got {text if len(text) <= _LONGEST_ECHO else text[:_LONGEST_ECHO] + '…'}"
 
 

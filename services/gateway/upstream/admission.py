@@ -25,11 +25,11 @@ class Admission:
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.draining = False
+        self._draining = False
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
-        if self.draining:
+        if self._draining:
             raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
         self._enter()
         try:
@@ -41,13 +41,13 @@ class Admission:
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model answered; NOT_READY while draining."""
-        if self.draining:
+        if self._draining:
             raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
         await self._worker.ping(model, timeout_s=timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Let no answer begin from now on, and wait until the last one ended or the time is over."""
-        self.draining = True
+        self._draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
