@@ -23,21 +23,13 @@ def status(state: StateFolder, as_json: bool) -> None:
 
 
 def _print_table(found: MeshStatus) -> None:
-    table = Table(title=found.edge, title_justify="left")
-    for column in ("part", "state", "pid", "restarts", "memory", "model", "http", "grpc"):
-        table.add_column(column, justify="right" if column in {"pid", "restarts", "memory"} else "left")
+    table = Table(title=found.edge, title_justify="left", box=None)
+    for column in ("part", "state", "pid", "restarts", "memory", "http", "grpc"):
+        table.add_column(column, no_wrap=True, overflow="fold")
     for part in found.parts:
-        memory = f"{resident_bytes(part.pid) / 2**20:.0f} MiB" if part.pid else ""
-        table.add_row(
-            part.name,
-            part.state,
-            str(part.pid or ""),
-            str(part.restarts),
-            memory,
-            part.model,
-            part.http,
-            part.grpc,
-        )
+        memory = f"{resident_bytes(part.pid) / 2**20:.0f} MiB" if part.pid else "-"
+        ports = [address.rpartition(":")[2] if address else "-" for address in (part.http, part.grpc)]
+        table.add_row(part.name, part.state, str(part.pid or "-"), str(part.restarts), memory, *ports)
     Console().print(table)
     if any(part.state == "lost" for part in found.parts):
         typer.echo("the supervisor of this mesh is gone; zhinao down cleans up")

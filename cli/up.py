@@ -3,6 +3,8 @@
 import signal
 import threading
 import time
+from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -36,7 +38,7 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
             _announce(running, {model.id: generate_token(running.edge, model.id) for model in models}, state)
             return
         for model in models:
-            check_chat_checkpoint(find_checkpoint(model.path), model.id)
+            check_chat_checkpoint(Path(model.path), model.id)
         _start(options, state)
     if not detach:
         _stay(state)
@@ -85,12 +87,13 @@ def _bring_down_quietly(state: StateFolder) -> None:
 
 
 def _check_same(running: Options, wanted: Options, state: StateFolder) -> None:
-    if running == wanted:
-        return
-    raise MeshFailure(
-        f"another mesh runs in {state.path}: {running}; wanted: {wanted}. "
-        "Stop it first (zhinao down), or give this one a --state and a --port of its own"
-    )
+    runs, wants = asdict(running), asdict(wanted)
+    differences = [f"{name} is {runs[name]!r}, not {wants[name]!r}" for name in runs if runs[name] != wants[name]]
+    if differences:
+        raise MeshFailure(
+            f"another mesh runs in {state.path}: its {'; its '.join(differences)}. "
+            "Stop it first (zhinao down), or give this one a --state and a --port of its own"
+        )
 
 
 def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:

@@ -89,13 +89,13 @@ class Layout:
             kind="envoy",
             replica=0,
             command=envoy.command(self.state.envoy_config),
-            http=self._edge_url().removeprefix("http://"),
+            http=self._edge_url(),
             grpc=self._edge_url().removeprefix("http://"),
             metrics=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
         )
 
     def _gateway(self) -> Part:
-        http, grpc = f"127.0.0.1:{self._gateway_http}", f"127.0.0.1:{self._gateway_grpc}"
+        http, grpc = f"http://127.0.0.1:{self._gateway_http}", f"127.0.0.1:{self._gateway_grpc}"
         environment = {
             "GATEWAY_HOST": "127.0.0.1",
             "GATEWAY_HTTP_PORT": str(self._gateway_http),
@@ -104,7 +104,7 @@ class Layout:
             "GATEWAY_MODELS": json.dumps([{"id": model.id, "kind": model.kind} for model in self.options.models]),
         }
         command = ("python3", "-m", "services.gateway")
-        return Part("gateway-0", "gateway", 0, command, environment, http, grpc, f"http://{http}/metrics")
+        return Part("gateway-0", "gateway", 0, command, environment, http, grpc, f"{http}/metrics")
 
     def _worker(self, index: int, model: Model) -> Part:
         http, grpc, metrics = self.worker_ports(index)
@@ -117,7 +117,7 @@ class Layout:
                 triton.MODEL_REPOSITORY, self.state.triton_backends, (http, grpc, metrics), shm_prefix
             ),
             environment={**triton.environment(), **_chat_environment(self.options, model)},
-            http=f"127.0.0.1:{http}",
+            http=f"http://127.0.0.1:{http}",
             grpc=f"127.0.0.1:{grpc}",
             metrics=f"http://127.0.0.1:{metrics}/metrics",
             model=model.id,

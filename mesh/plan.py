@@ -35,7 +35,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One supervised process. http, grpc: host:port; metrics: URL of Prometheus text; model: served id."""
+    """One supervised process. http, metrics: URLs, the latter of Prometheus text; grpc: host:port; model: served id."""
 
     name: str
     kind: PartKind

@@ -42,14 +42,12 @@ def ping_worker(target: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
             response_deserializer=ModelStreamInferResponse.FromString,
         )
         try:
-            for reply in infer(iter([_ping()]), timeout=timeout_s):
-                if reply.error_message:
-                    return Health.NOT_READY
-                if reply.infer_response.parameters["triton_final_response"].bool_param:
-                    return Health.READY
+            # Read to the stream's own end: a stream that is dropped half-way keeps Triton from leaving later.
+            replies = list(infer(iter([_ping()]), timeout=timeout_s))
         except grpc.RpcError:
             return Health.NOT_READY
-    return Health.NOT_READY
+    answered = bool(replies) and not any(reply.error_message for reply in replies)
+    return Health.READY if answered else Health.NOT_READY
 
 
 def _ping() -> ModelInferRequest:
@@ -84,7 +82,7 @@ def probe(part: Part, plan: Plan) -> Health:
         case "envoy":
             return get_ready(plan.admin)
         case "gateway":
-            return get_ready(str(part.http))
+            return get_ready(str(part.http).removeprefix("http://"))
         case "chat":
             return ping_worker(str(part.grpc))
 

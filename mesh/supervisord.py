@@ -1,17 +1,17 @@
 """Runs the parts under supervisor: its configuration, its start, and the calls it answers; decides nothing else."""
 
 import configparser
+import http.client
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
-from xmlrpc.client import Fault, ServerProxy
-
-from supervisor.xmlrpc import SupervisorTransport
+from xmlrpc.client import Fault, ServerProxy, Transport
 
 from mesh.failure import MeshFailure
 from mesh.plan import Part, PartKind, Plan
@@ -87,8 +87,7 @@ class Supervisor:
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
-        transport = SupervisorTransport(None, None, f"unix://{state.socket}")
-        self._rpc = cast(Any, ServerProxy("http://supervisor", transport=transport)).supervisor
+        self._rpc = cast(Any, ServerProxy("http://localhost", transport=_UnixTransport(state.socket))).supervisor
 
     def start(self) -> None:
         """Start supervisord in the background. Raises MeshFailure with its own words if it does not come up."""
@@ -134,3 +133,29 @@ class Supervisor:
     def shutdown(self) -> None:
         """Stop whatever still runs and supervisord itself."""
         self._rpc.shutdown()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _UnixTransport(Transport):
+    """XML-RPC over a Unix socket; unlike supervisor's own transport it survives a call that failed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: tuple[str, dict[str, str]] | str) -> http.client.HTTPConnection:
+        if self._connection[1] is None:
+            self._connection = host, _UnixConnection(self._path)
+        return cast(_UnixConnection, self._connection[1])

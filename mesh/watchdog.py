@@ -43,12 +43,16 @@ class Watchdog:
             self.restarts[name] += 1
 
     def check(self) -> None:
-        """Ping every worker once; kill the one that was ready and failed several times in a row."""
+        """Ping every worker once; kill the one that fails several times in a row.
+
+        Triton listens only when its model is loaded: silence is no failure until the worker was ready once.
+        """
         for part in self.workers:
-            if self.ping(part) is Health.READY:
+            health = self.ping(part)
+            if health is Health.READY:
                 self.ready.add(part.name)
                 self.failures.pop(part.name, None)
-            elif part.name in self.ready:
+            elif health is Health.NOT_READY or part.name in self.ready:
                 self.failures[part.name] += 1
                 if self.failures[part.name] >= FAILURES_TO_KILL:
                     self.ready.discard(part.name)
