@@ -4,6 +4,7 @@ import time
 
 from fastapi import FastAPI
 
+from services.gateway.body_limit import BodyLimit
 from services.gateway.boundary import Boundary
 from services.gateway.catalog import Catalog
 from services.gateway.deps import Gateway
@@ -22,12 +23,12 @@ def create_app(settings: GatewaySettings, worker: ChatWorker, metrics: Metrics) 
         docs_url=None,  # its page loads scripts from the internet; /openapi.json is there
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.gateway = Gateway(settings, Catalog(settings.models), worker, metrics, started_s=int(time.time()))
     for router in (chat.router, completions.router, models.router, operations.router):
         app.include_router(router)
     add_error_handlers(app)
     app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Boundary, metrics=metrics)  # added last, so outermost
     return app

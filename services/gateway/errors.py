@@ -65,6 +65,6 @@ def _refusal(request: Request, error: HTTPException) -> MeshError:
             return MeshError(Reason.METHOD_NOT_ALLOWED, f"{request.method} is not allowed at {request.url.path}")
         case 413:
             limit = request.app.state.gateway.settings.max_body_bytes
-            return MeshError(Reason.TOO_LARGE, f"the body is larger than {limit} bytes")
+            return MeshError(Reason.TOO_LARGE, f"the body is larger than the limit of {limit} bytes")
         case _:
             return MeshError(Reason.INVALID_REQUEST, "the body could not be read as JSON", code="invalid_json")

@@ -201,11 +201,19 @@ async def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(mesh:
 
     headers = b"host: a\r\ncontent-type: application/json\r\ncontent-length: 10000000\r\n"
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n" + headers + b"\r\n")
-    status_line = await reader.readline()
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = await reader.readuntil(b"}}")
     writer.close()
     await writer.wait_closed()
 
-    assert b" 413 " in status_line
+    assert head.startswith(b"HTTP/1.1 413 ") and b"x-request-id" in head
+    assert b"10000000 bytes, the limit is 100000" in body and b"request_too_large" in body
+
+
+async def test_a_large_body_is_refused_however_it_is_sent(mesh: Mesh) -> None:
+    answer = await mesh.http.post(CHAT, content=b" " * 10_000_000, headers={"content-type": "application/json"})
+
+    assert "the limit is 100000" in check(answer, 413, None, "request_too_large")
 
 
 async def test_a_body_that_grows_too_large_is_refused(mesh: Mesh) -> None:
