@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 # What Triton says of a model it has not loaded yet, or no longer serves because it is exiting.
 _NOT_SERVED: Final = re.compile(r"unknown model|stopped accepting|server (is )?not ready", re.IGNORECASE)
+_WORKER_DIED: Final = re.compile(r"stub process .* is not healthy", re.IGNORECASE)  # until Triton is restarted
 
 
 def from_text(text: str, *, model: str) -> MeshError:
@@ -20,6 +21,8 @@ def from_text(text: str, *, model: str) -> MeshError:
     error = decode_error(text)
     if error is None and _NOT_SERVED.search(text):
         return _not_ready(model)
+    if error is None and _WORKER_DIED.search(text):
+        return lost(model)
     if error is None or error.reason is Reason.INTERNAL:
         log.error("triton failed a request to %s: %s", model, text)
         return _internal()
@@ -40,6 +43,8 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str, started: bool, answe
         case grpc.StatusCode.NOT_FOUND:  # Triton's word while it exits
             return _not_ready(model)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            return lost(model)
+        case _ if "RST_STREAM" in (error.details() or ""):  # how Envoy ends a stream whose worker died
             return lost(model)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return MeshError(Reason.DEADLINE, f"the model {model!r} did not finish its answer in time")
