@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from meshkit.errors import MeshError, Reason
+from services.gateway.call import CURRENT
 from services.gateway.errors import error_body
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class EventStream(Response):
         except MeshError as error:
             return _event(error_body(error))
         except Exception:  # boundary: a stream that only stops looks like an answer
-            log.exception("a stream failed")
+            log.exception("request %s failed", CURRENT.get().request_id)
             return _event(error_body(MeshError(Reason.INTERNAL, "")))
         return _DONE
 

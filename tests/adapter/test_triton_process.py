@@ -50,9 +50,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def stub_of(server: Server) -> psutil.Process:
-    (stub,) = [
-        child for child in psutil.Process(server.process.pid).children(recursive=True) if "stub" in child.name()
-    ]
+    (stub,) = [child for child in psutil.Process(server.process.pid).children(recursive=True) if "stub" in child.name()]
     return stub
 
 

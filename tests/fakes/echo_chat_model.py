@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
 from zhinao.chat.v1 import chat_pb2
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL

@@ -34,7 +34,8 @@ async def to_completion_chunks(
     async with aclosing(pieces):
         async for piece in pieces:
             event = _event(piece, head, text_offset=text_offset)
-            yield {**event, "usage": None} if with_usage else event
+            if piece.text or piece.logprobs or piece.finish_reason:
+                yield {**event, "usage": None} if with_usage else event
             text_offset += len(piece.text)
             if piece.finish_reason and with_usage:
                 yield {**event, "choices": [], "usage": to_usage(piece.usage)}

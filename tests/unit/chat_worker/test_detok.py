@@ -47,7 +47,10 @@ def test_the_stop_text_that_is_complete_first_wins(stops: tuple[str, ...], shown
     assert "".join(pieces(b"abcd", *stops)) == shown
 
 
-@given(text=st.text(alphabet="ab好🙂\n", max_size=20), stops=st.lists(st.text(alphabet="ab好\n", min_size=1, max_size=4), max_size=3))
+@given(
+    text=st.text(alphabet="ab好🙂\n", max_size=20),
+    stops=st.lists(st.text(alphabet="ab好\n", min_size=1, max_size=4), max_size=3),
+)
 def test_shown_text_is_the_whole_text_up_to_the_first_complete_stop_text(text: str, stops: list[str]) -> None:
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     assert "".join(pieces(text.encode(), *stops)) == (text[: min(ends)[1]] if ends else text)

@@ -11,7 +11,9 @@ from services.chat_worker.engine.sequence import Sampling, Sequence, SequenceId,
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
 
 
-def make_scheduler(*, num_blocks: int, block_len: int = 4, max_step_tokens: int = 100, max_running: int = 8) -> Scheduler:
+def make_scheduler(
+    *, num_blocks: int, block_len: int = 4, max_step_tokens: int = 100, max_running: int = 8
+) -> Scheduler:
     return Scheduler(BlockPool(num_blocks, block_len), max_step_tokens=max_step_tokens, max_running=max_running)
 
 

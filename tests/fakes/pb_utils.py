@@ -1,0 +1,104 @@
+"""Stands in for the module that Triton puts into its stubs; the adapter's tests install it under Triton's name."""
+
+import json
+import queue
+from typing import Any, ClassVar
+
+import numpy as np
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+
+class TritonModelException(Exception):
+    pass
+
+
+class TritonError:
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
+
+    def __init__(self, message: str, code: int = INTERNAL) -> None:
+        self.message, self.code = message, code
+
+
+class Tensor:
+    def __init__(self, name: str, data: Any) -> None:
+        self.name, self._data = name, data
+
+    def as_numpy(self) -> Any:
+        return self._data
+
+
+class InferenceResponse:
+    def __init__(self, output_tensors: list[Tensor] | None = None, error: TritonError | None = None) -> None:
+        self.output_tensors, self.error = output_tensors or [], error
+
+
+class ResponseSender:
+    """Collects what a caller would get; leave() plays a caller who goes away."""
+
+    def __init__(self) -> None:
+        self.sent: queue.Queue[tuple[InferenceResponse | None, int]] = queue.Queue()
+        self._cancelled = self._closed = False
+
+    def leave(self) -> None:
+        self._cancelled = True
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        assert not self._closed, "a response after the final flag"
+        self._closed = bool(flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.sent.put((response, flags))
+
+    def collect(self) -> tuple[list[bytes], TritonError | None]:
+        """Wait for the final flag: the response tensors' bytes, and the error if there was one."""
+        data: list[bytes] = []
+        while True:
+            response, flags = self.sent.get(timeout=10)
+            if response is not None and response.error is not None:
+                return data, response.error
+            if response is not None:
+                data.append(response.output_tensors[0].as_numpy()[0])
+            if flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL:
+                return data, None
+
+
+class InferenceRequest:
+    def __init__(self, data: bytes, **parameters: str) -> None:
+        self.tensor = Tensor("request", np.array([data], dtype=np.object_))
+        self.sender = ResponseSender()
+        self._parameters = parameters
+
+    def parameters(self) -> str:
+        return json.dumps(self._parameters) if self._parameters else ""
+
+    def get_response_sender(self) -> ResponseSender:
+        return self.sender
+
+
+class Metric:
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def increment(self, value: float) -> None:
+        assert value >= 0, "a counter cannot fall"
+        self.value += value
+
+
+class MetricFamily:
+    COUNTER, GAUGE = 0, 1
+    metrics: ClassVar[dict[str, Metric]] = {}
+
+    def __init__(self, name: str, description: str, kind: int) -> None:
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Metric:
+        return self.metrics.setdefault(self._name, Metric())
+
+
+def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None:
+    return request.tensor if request.tensor.name == name else None
