@@ -101,10 +101,8 @@ def test_defaults_are_read_from_the_checkpoint(
 ) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    temperature, top_p, top_k, ends = expected
-    assert GenerationDefaults.read(tmp_path, tokenizer) == GenerationDefaults(
-        temperature, top_p, top_k, frozenset(ends)
-    )
+    defaults = GenerationDefaults.read(tmp_path, tokenizer)
+    assert (defaults.temperature, defaults.top_p, defaults.top_k, defaults.end_token_ids) == expected
 
 
 def test_a_broken_generation_config_is_refused_by_name(tmp_path: Path) -> None:

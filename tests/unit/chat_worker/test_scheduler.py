@@ -135,7 +135,7 @@ def test_a_lost_block_is_noticed() -> None:
 def test_every_sequence_ends_exactly_once_whatever_arrives(
     arrivals: list[tuple[int, int, int, int | None]], max_step_tokens: int, max_running: int, num_blocks: int
 ) -> None:
-    """arrivals: (step, prompt length, answer length, step in which the caller leaves). 8 blocks of 4 hold any of them."""
+    """arrivals: (step, prompt length, answer length, steps until the caller leaves); 8 blocks of 4 hold any of them."""
     scheduler = make_scheduler(num_blocks=num_blocks, max_step_tokens=max_step_tokens, max_running=max_running)
     sequences = [make_sequence(i, prompt, answer) for i, (_, prompt, answer, _) in enumerate(arrivals)]
     ended: list[SequenceId] = []
