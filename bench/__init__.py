@@ -1,0 +1,1 @@
+"""Measurements, one runnable each; they drive the mesh from outside and nothing imports them."""
