@@ -145,5 +145,16 @@ async def test_streamed_texts_add_up_to_the_whole_answer(texts: list[str], stopp
     assert finishes[-1] == whole_chat["choices"][0]["finish_reason"]
 
 
+async def test_a_piece_that_completes_no_character_is_no_event() -> None:
+    pieces = [GenerateResponse(token_ids=[1]), GenerateResponse(text="你", token_ids=[2], finish_reason=1)]
+
+    chat_chunks = [chunk async for chunk in to_chat_chunks(stream(pieces), HEAD, with_usage=False)]
+    chunks = [chunk async for chunk in to_completion_chunks(stream(pieces), HEAD, with_usage=False)]
+
+    deltas = [chunk["choices"][0]["delta"] for chunk in chat_chunks]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "你"}, {}]
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["你"]
+
+
 def test_the_fingerprint_holds_version_and_seed() -> None:
     assert HEAD.fingerprint == "zhinao-mesh-1.2.3-seed-5"
