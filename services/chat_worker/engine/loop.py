@@ -78,6 +78,27 @@ class Generation:
     started_s: float | None = None
     first_token_s: float | None = None
 
+    def take(self, token: Sampled) -> tuple[str, FinishReason | None]:
+        """The text a new token adds, and why the answer ends with it, if it does."""
+        ends = token.token_id in self.sequence.stop.token_ids
+        text = "" if ends else self.detok.push(token.token_id)
+        if not (ends or self.detok.stopped or self.sequence.completion_len >= self.sequence.stop.max_tokens):
+            return text, None
+        text += self.detok.finish()  # what it held back may hold a stop text
+        return text, FinishReason.STOP if ends or self.detok.stopped else FinishReason.LENGTH
+
+    def finish(self, reason: FinishReason, now_s: float) -> Finish:
+        """How the answer ended, with its last token at now_s."""
+        assert self.started_s is not None and self.first_token_s is not None, "an answer ended before it began"
+        return Finish(
+            reason,
+            prompt_tokens=self.sequence.prompt_len,
+            completion_tokens=self.sequence.completion_len,
+            queue_s=self.started_s - self.arrived_s,
+            prefill_s=self.first_token_s - self.started_s,
+            decode_s=now_s - self.first_token_s,
+        )
+
 
 class EngineLoop:
     """Continuous batching: every step computes the next tokens of all running sequences together."""
@@ -204,36 +225,18 @@ class EngineLoop:
 
     def _advance(self, generation: Generation, token: Sampled) -> None:
         """Tell the sink what a new token adds, and end the sequence if it is the last."""
-        sequence, detok = generation.sequence, generation.detok
+        sequence = generation.sequence
         if generation.first_token_s is None:
             generation.first_token_s = self._clock()
             self._prompt_tokens += sequence.prompt_len
         self._generation_tokens += 1
-        ends = token.token_id in sequence.stop.token_ids
-        text = "" if ends else detok.push(token.token_id)
-        reason: FinishReason | None = None
-        if ends or detok.stopped:
-            reason = FinishReason.STOP
-        elif sequence.completion_len >= sequence.stop.max_tokens:
-            reason = FinishReason.LENGTH
+        text, reason = generation.take(token)
+        finish: Finish | None = None
         if reason is not None:
-            text += detok.finish()
-            reason = FinishReason.STOP if detok.stopped else reason
-        finish = None if reason is None else self._finish(generation, reason)
-        self._sink.emit(sequence.id, Piece(text, () if ends else (token,), finish))
-
-    def _finish(self, generation: Generation, reason: FinishReason) -> Finish:
-        self._drop(generation.sequence.id)
-        started_s, first_token_s = generation.started_s, generation.first_token_s
-        assert started_s is not None and first_token_s is not None, "an answer ended before it began"
-        return Finish(
-            reason,
-            prompt_tokens=generation.sequence.prompt_len,
-            completion_tokens=generation.sequence.completion_len,
-            queue_s=started_s - generation.arrived_s,
-            prefill_s=first_token_s - started_s,
-            decode_s=self._clock() - first_token_s,
-        )
+            self._drop(sequence.id)
+            finish = generation.finish(reason, self._clock())
+        tokens = () if token.token_id in sequence.stop.token_ids else (token,)
+        self._sink.emit(sequence.id, Piece(text, tokens, finish))
 
     def _load(self) -> Load:
         return Load(
