@@ -1,11 +1,12 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto help lint format bench-start
+.PHONY: setup up down test check proto generate help lint format bench-start
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
 TIERS := unit contract adapter architecture e2e
 ARGS ?=
+GEN ?= gen
 
 setup: ## install everything into .venv and fetch the demo weights
 	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) on PATH. Debian: apt-get install python3.11 libpython3.11 python3.11-venv"; exit 1; }
@@ -33,8 +34,11 @@ format: ## rewrite the code in the project's format
 proto: setup ## check the contracts and generate gen/ from them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" buf format -w protos
 	@PATH="$(CURDIR)/$(BIN):$$PATH" buf lint
-	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=gen --grpc_python_out=gen \
-		--mypy_out=quiet:gen --mypy_grpc_out=quiet:gen $$(find protos -name '*.proto' | sort)
+	@$(MAKE) --no-print-directory generate
+
+generate: # the one command that writes generated code; a test runs it into a folder of its own
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=$(GEN) --grpc_python_out=$(GEN) \
+		--mypy_out=quiet:$(GEN) --mypy_grpc_out=quiet:$(GEN) $$(find protos -name '*.proto' | sort)
 
 bench-start: setup ## measure an empty cache to the first token, and memory per process
 	@$(BIN)/python -m bench.start $(ARGS)
