@@ -1,0 +1,104 @@
+"""What the documents name exists: settings with their defaults, make targets, commands and their options."""
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from cli.main import app
+from tests.architecture.source_tree import ROOT, modules, tracked_files
+
+SETTINGS_FILES = [path for path, _ in modules("services") if path.endswith("/settings.py")]
+ROW = re.compile(r"^\| `(?P<variable>[A-Z_]+)` \| (?P<default>[^|]+) \| [^|]+ \|$", re.MULTILINE)
+DOCUMENTS = [path for path in tracked_files("README.md", "CONTRIBUTING.md", "docs/*.md") if path.stat().st_size]
+CODE = re.compile(r"```(?:sh|bash|shell|console)\n(?P<block>.*?)```|(?<!`)`(?P<inline>[^`\n]+)`(?!`)", re.DOTALL)
+
+
+def settings_classes(path: str) -> list[type[BaseSettings]]:
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    return [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+
+
+def documented_settings(prefix: str) -> dict[str, str]:
+    rows = ROW.finditer((ROOT / "docs/operations.md").read_text())
+    return {row["variable"]: row["default"] for row in rows if row["variable"].startswith(prefix)}
+
+
+def default_text(default: object) -> str:
+    """How the page spells a default."""
+    if default is PydanticUndefined:
+        return "required"
+    if default is None:
+        return "unset"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def commands(text: str, program: str) -> Iterator[list[str]]:
+    """Words after the program's name, for every shell line and every piece of inline code that calls it."""
+    for code in CODE.finditer(text):
+        for line in (code["block"] or code["inline"]).splitlines():
+            for part in re.split(r"&&|;|\|", line.partition(" #")[0]):
+                words = re.sub(r'"[^"]*"|\'[^\']*\'', "…", part).strip().removeprefix("$ ").split()
+                if words and words[0].rpartition("/")[2] == program:
+                    yield words[1:]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", SETTINGS_FILES)
+def test_settings_are_documented_with_their_defaults(path: str) -> None:
+    (settings,) = settings_classes(path)
+    prefix = settings.model_config["env_prefix"]
+    expected = {prefix + name.upper(): default_text(field.default) for name, field in settings.model_fields.items()}
+
+    assert documented_settings(prefix) == expected
+
+
+def test_every_phony_target_exists_and_every_target_is_phony() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    assert phony is not None
+    assert set(phony[1].split()) == make_targets()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_that_documents_name_exist(document: Path) -> None:
+    named = {word for words in commands(document.read_text(), "make") for word in words if re.match("[a-z]", word)}
+
+    assert named - make_targets() == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_that_documents_name_exist(document: Path) -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+
+    for words in commands(document.read_text(), "zhinao"):
+        if not words:
+            continue
+        assert words[0] in group.commands, f"zhinao {' '.join(words)}"
+        known = {option for parameter in group.commands[words[0]].params for option in parameter.opts}
+        options = {word.strip("[]").partition("=")[0] for word in words if word.strip("[]").startswith("--")}
+        assert options - {"--help"} <= known, f"zhinao {' '.join(words)}"
+
+
+def test_commands_are_found_in_blocks_and_in_inline_code() -> None:
+    text = 'Run\n```sh\n$ make up ARGS="--port 1" && zhinao chat  # talk\n```\nor `.venv/bin/zhinao status --json`.'
+
+    assert list(commands(text, "make")) == [["up", "ARGS=…"]]
+    assert list(commands(text, "zhinao")) == [["chat"], ["status", "--json"]]
+
+
+def test_readme_shows_how_to_start_test_and_stop() -> None:
+    named = {word for words in commands((ROOT / "README.md").read_text(), "make") for word in words}
+
+    assert {"up", "test", "down"} <= named
