@@ -183,7 +183,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a killed measurement cleans up as well
     with tempfile.TemporaryDirectory(prefix="zhinao-bench-") as name:
         folder = Path(name)
-        report = measure(Trial(folder, arguments.state or folder / "state", arguments.port))
+        state = (arguments.state or folder / "state").absolute()  # commands run in the clone
+        try:
+            report = measure(Trial(folder, state, arguments.port))
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"bench-start: {error}")
     results = ROOT / "bench" / "results"
     results.mkdir(exist_ok=True)
     path = results / f"start-{report.date}.json"
