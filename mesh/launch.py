@@ -32,7 +32,7 @@ def start(options: Options, state: StateFolder) -> Plan:
     layout = Layout(options, state, choose_block(options.port, num_ports(options)))
     plan = layout.plan()
     state.make()
-    triton.link_backends(state.triton_backends)
+    triton.lay_out(state.runtime, triton.OUR_MODELS)
     state.envoy_config.write_text(envoy.render(layout.envoy_config()))
     for model in options.models:
         envoy.write_endpoints(layout.route(model), worker_ports_of(plan.parts, model.id))

@@ -113,9 +113,7 @@ class Layout:
             name=f"{_slug(model.id)}-0",
             kind=model.kind,
             replica=0,
-            command=triton.command(
-                triton.MODEL_REPOSITORY, self.state.triton_backends, (http, grpc, metrics), shm_prefix
-            ),
+            command=triton.command((http, grpc, metrics), shm_prefix),
             environment={**triton.environment(), **_chat_environment(self.options, model)},
             http=f"http://127.0.0.1:{http}",
             grpc=f"127.0.0.1:{grpc}",

@@ -32,34 +32,34 @@ class StateFolder:
     path: Path
 
     @property
+    def runtime(self) -> Path:
+        """Everything that `down` removes; supervisord and the parts run in this folder."""
+        return self.path / "run"
+
+    @property
     def plan(self) -> Path:
         """What runs."""
-        return self.path / "plan.json"
+        return self.runtime / "plan.json"
 
     @property
     def restarts(self) -> Path:
         """How often each part was restarted; the watchdog writes it."""
-        return self.path / "restarts.json"
+        return self.runtime / "restarts.json"
 
     @property
     def supervisor_config(self) -> Path:
         """What supervisord reads."""
-        return self.path / "supervisord.conf"
+        return self.runtime / "supervisord.conf"
 
     @property
     def envoy_config(self) -> Path:
         """What Envoy reads at its start."""
-        return self.path / "envoy.yaml"
+        return self.runtime / "envoy.yaml"
 
     @property
     def endpoints(self) -> Path:
         """Folder that Envoy watches; one file of addresses per model."""
-        return self.path / "eds"
-
-    @property
-    def triton_backends(self) -> Path:
-        """Folder in which Triton finds its Python backend."""
-        return self.path / "backends"
+        return self.runtime / "eds"
 
     @property
     def logs(self) -> Path:
@@ -79,32 +79,23 @@ class StateFolder:
     @property
     def socket(self) -> Path:
         """Where supervisord listens; in the temporary folder if this one's path is too long for a socket."""
-        inside = self.path / "supervisor.sock"
+        inside = self.runtime / "supervisor.sock"
         if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
             return inside
         return Path(tempfile.gettempdir()) / f"zhinao-{os.getuid()}-{self.key}" / "supervisor.sock"
 
     def make(self) -> None:
         """Create the folders. Raises MeshFailure if the socket's one belongs to someone else."""
-        for folder in (self.path, self.endpoints, self.triton_backends, self.logs):
+        for folder in (self.runtime, self.endpoints, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.socket.parent.mkdir(mode=0o700, exist_ok=True)
         if self.socket.parent.stat().st_uid != os.getuid():
             raise MeshFailure(f"{self.socket.parent} belongs to another user; give a shorter --state")
 
-    def clear(self) -> list[Path]:
-        """Remove everything but the logs; returns what was there."""
-        runtime = [self.plan, self.restarts, self.supervisor_config, self.path / "supervisord.pid", self.envoy_config]
-        runtime += [self.endpoints, self.triton_backends, self.socket]
-        if self.socket.parent != self.path:
-            runtime.append(self.socket.parent)
-        removed = [path for path in runtime if path.exists()]
-        for path in removed:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        return removed
+    def clear(self) -> None:
+        """Remove everything but the logs."""
+        for folder in (self.runtime, self.socket.parent):
+            shutil.rmtree(folder, ignore_errors=not folder.exists())
 
     @contextmanager
     def lock(self) -> Generator[None]:

@@ -35,15 +35,17 @@ class ProcessState:
 
 
 def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
-    """supervisord.conf as sections. Paths in it are relative to the state folder, from which supervisord is started.
+    """supervisord.conf as sections. Paths in it are relative to the folder it is started in.
 
     Parts are named only: mesh.start_part finds their command and settings in the plan. Only TERM goes to the server
     alone (Triton must end its stubs itself to free their memory); KILL goes to the whole group.
     """
     files = min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    inside = state.socket.parent == state.runtime
+    socket_file = state.socket.name if inside else str(state.socket).replace("%", "%%")
     sections = {
-        "unix_http_server": {"file": str(state.socket).replace("%", "%%"), "chmod": "0600"},
-        "supervisord": {"logfile": "logs/supervisord.log", "pidfile": "supervisord.pid", "minfds": str(files)},
+        "unix_http_server": {"file": socket_file, "chmod": "0600"},
+        "supervisord": {"logfile": "../logs/supervisord.log", "pidfile": "supervisord.pid", "minfds": str(files)},
         "rpcinterface:supervisor": {
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
         },
@@ -51,7 +53,7 @@ def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
             "command": "python3 -m mesh.watchdog",
             "events": "PROCESS_STATE_STARTING,TICK_5",
             "buffer_size": "1000",
-            "stderr_logfile": f"logs/{WATCHDOG}.log",
+            "stderr_logfile": f"../logs/{WATCHDOG}.log",
         },
     }
     return sections | {f"program:{part.name}": _program(part) for part in plan.parts}
@@ -68,7 +70,7 @@ def _program(part: Part) -> dict[str, str]:
         "stopasgroup": "false",
         "killasgroup": "true",
         "redirect_stderr": "true",
-        "stdout_logfile": f"logs/{part.name}.log",
+        "stdout_logfile": f"../logs/{part.name}.log",
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "3",
     }
@@ -98,7 +100,7 @@ class Supervisor:
         }
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", self._state.supervisor_config.name]
         result = subprocess.run(
-            command, cwd=self._state.path, env=environment, capture_output=True, text=True, check=False
+            command, cwd=self._state.runtime, env=environment, capture_output=True, text=True, check=False
         )
         if result.returncode != 0:
             raise MeshFailure(f"supervisord did not start:\n{result.stdout}{result.stderr}")

@@ -28,8 +28,8 @@ def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
     regions = remove_shared_memory(state.shm_prefix)
     if regions:
         say(f"removed {regions} stale shared-memory files")
-    removed = state.clear()
-    say("the mesh is down" if plan is not None or killed or removed else "no mesh was running")
+    state.clear()
+    say("the mesh is down" if plan is not None or killed else "no mesh was running")
 
 
 def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> None:

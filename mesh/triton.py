@@ -12,7 +12,9 @@ from mesh.interpreter import shared_library
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a temporary file of ours: where the kernel keeps them
 EXIT_TIMEOUT_S: Final = 20
-MODEL_REPOSITORY: Final = Path(__file__).resolve().parent.parent / "model_repository"
+BACKENDS: Final = "backends"
+REPOSITORY: Final = "model_repository"
+OUR_MODELS: Final = Path(__file__).resolve().parent.parent / "model_repository"
 
 
 def package_folder(package: str, wheel: str) -> Path:
@@ -23,13 +25,16 @@ def package_folder(package: str, wheel: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def command(repository: Path, backends: Path, ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
-    """Command line of one server with the model `chat`. ports: HTTP, gRPC, metrics, all on loopback."""
+def command(ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
+    """Command line of one server with the model `chat`, run in a folder that lay_out prepared.
+
+    The paths are relative because Triton hands them to a shell unquoted. ports: HTTP, gRPC, metrics, all on loopback.
+    """
     http, grpc, metrics = ports
     return (
         str(_server_folder() / "bin" / "tritonserver"),
-        f"--model-repository={repository}",
-        f"--backend-directory={backends}",
+        f"--model-repository={REPOSITORY}",
+        f"--backend-directory={BACKENDS}",
         "--model-control-mode=explicit",  # lets an operator unload and load without a restart
         "--load-model=chat",
         "--disable-auto-complete-config",
@@ -66,20 +71,22 @@ def environment() -> Mapping[str, str]:
     }
 
 
-def link_backends(folder: Path) -> None:
-    """Lay out the Python backend as Triton wants it: library, utilities and this Python's stub in one folder."""
+def lay_out(folder: Path, repository: Path) -> None:
+    """Link the models and the Python backend into the folder that a server is run in.
+
+    Triton wants the backend's library, its utilities and this Python's stub side by side.
+    """
     server = _server_folder()
-    python = folder / "python"
+    python = folder / BACKENDS / "python"
     python.mkdir(parents=True, exist_ok=True)
     stub = server / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / REPOSITORY).symlink_to(repository)
     for source in (
         server / "backends" / "python" / "libtriton_python.so",
         server / "backends" / "python" / "triton_python_backend_utils.py",
         stub / "triton_python_backend_stub",
     ):
-        link = python / source.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(source)
+        (python / source.name).symlink_to(source)
 
 
 def remove_shared_memory(prefix: str) -> int:

@@ -34,15 +34,17 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    repository = tmp_path / "model_repository"
+    repository = tmp_path / "stand-in"
     (repository / "chat" / "1").mkdir(parents=True)
     shutil.copy(ROOT / "model_repository" / "chat" / "config.pbtxt", repository / "chat")
     shutil.copy(ROOT / "tests" / "fakes" / "echo_chat_model.py", repository / "chat" / "1" / "model.py")
-    triton.link_backends(tmp_path / "backends")
+    folder = tmp_path / "a 'folder' with spaces"
+    triton.lay_out(folder, repository)
     http = choose_block(os.getpid(), 3)
-    command = triton.command(repository, tmp_path / "backends", (http, http + 1, http + 2), PREFIX)
+    command = triton.command((http, http + 1, http + 2), PREFIX)
+    environment = {**os.environ, **triton.environment()}
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **triton.environment()}, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     yield Server(process, f"127.0.0.1:{http + 1}")
     process.kill()
     process.wait()
