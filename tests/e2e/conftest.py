@@ -1,0 +1,91 @@
+"""A real mesh for the tests: real Triton, Envoy and gateway, started by the command users type."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.fixtures.tiny_llama import write_tiny_llama
+from tests.fixtures.tiny_zhinao import write_tiny_zhinao
+
+ZHINAO = Path(sys.executable).parent / "zhinao"
+START_TIMEOUT_S = 180
+
+
+def free_port() -> int:
+    """A port that nobody listens on now, below those that clients get."""
+    for port in range(9100 + os.getpid() % 500, 10_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no free port between 9100 and 10000")
+
+
+def zhinao(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    result = subprocess.run(
+        [str(ZHINAO), *words], capture_output=True, text=True, timeout=START_TIMEOUT_S, stdin=subprocess.DEVNULL
+    )
+    assert not check or result.returncode == 0, f"zhinao {' '.join(words)}:\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A running mesh. url: of its edge. checkpoints: folder of each served model."""
+
+    url: str
+    state: Path
+    checkpoints: dict[str, Path]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self) -> openai.OpenAI:
+        """The official client, with no retries of its own."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="EMPTY", max_retries=0, timeout=120)
+
+    def post(self, path: str, body: str, **headers: str) -> httpx.Response:
+        """Post a body as it is written."""
+        return httpx.post(
+            self.url + path, content=body, headers={"content-type": "application/json", **headers}, timeout=120
+        )
+
+    def parts(self) -> list[dict[str, Any]]:
+        """What `zhinao status --json` says."""
+        return json.loads(zhinao("status", "--state", str(self.state), "--json").stdout)["parts"]
+
+    def metric(self, model: str, name: str) -> float:
+        """One number of a worker's metrics page."""
+        url = next(part["metrics"] for part in self.parts() if part["model"] == model)
+        lines = [line for line in httpx.get(url).text.splitlines() if line.startswith(name)]
+        assert len(lines) == 1, f"{name} is there {len(lines)} times"
+        return float(lines[0].rpartition(" ")[2])
+
+
+@pytest.fixture(scope="session")
+def mesh(demo_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Three chat models, each its own worker: the demo model (the default), a tiny Zhinao and a tiny llama-3."""
+    folder = tmp_path_factory.mktemp("mesh")
+    checkpoints = {
+        "zhinao-chat": demo_chat_model,
+        "tiny-zhinao": write_tiny_zhinao(folder),
+        "tiny/llama": write_tiny_llama(folder),
+    }
+    port, state = free_port(), folder / "state"
+    models = [word for id_, path in checkpoints.items() for word in ("--model", f"{id_}=chat:{path}")]
+    try:
+        zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models)
+        yield Mesh(f"http://127.0.0.1:{port}", state, checkpoints)
+    finally:
+        zhinao("down", "--state", str(state))

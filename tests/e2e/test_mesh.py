@@ -1,0 +1,164 @@
+"""The mesh as its operator meets it: slots, health, typed gRPC, failures at the start, and an end without traces."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from tests.e2e.conftest import ZHINAO, Mesh, free_port, zhinao
+from tests.fixtures.tiny_zhinao import write_tiny_zhinao
+from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_client_that_leaves_frees_its_slot(mesh: Mesh) -> None:
+    body = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "stream": True}
+    with httpx.stream("POST", f"{mesh.url}/v1/chat/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        for _ in range(6):
+            next(lines)
+        assert wait_until(lambda: mesh.metric("zhinao-chat", "vllm:num_requests_running") == 1, 5)
+        assert mesh.metric("zhinao-chat", "vllm:kv_cache_usage_perc") > 0
+    assert wait_until(lambda: mesh.metric("zhinao-chat", "vllm:num_requests_running") == 0, 5)
+    assert mesh.metric("zhinao-chat", "vllm:kv_cache_usage_perc") == 0
+
+
+def test_a_client_that_leaves_before_a_whole_answer_frees_its_slot_too(mesh: Mesh) -> None:
+    body = {"messages": [{"role": "user", "content": "Tell me a very long story."}]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{mesh.url}/v1/chat/completions", json=body, timeout=1.5)
+    assert wait_until(lambda: mesh.metric("zhinao-chat", "vllm:num_requests_running") == 0, 5)
+
+
+def test_status_names_every_part_and_its_addresses(mesh: Mesh) -> None:
+    parts = {part["name"]: part for part in mesh.parts()}
+    assert {part["kind"] for part in parts.values()} == {"envoy", "gateway", "chat"}
+    assert {part["state"] for part in parts.values()} == {"ready"}
+    assert {part["model"] for part in parts.values() if part["kind"] == "chat"} == set(mesh.checkpoints)
+    for part in parts.values():
+        assert set(part) == {"name", "kind", "replica", "pid", "state", "restarts", "http", "grpc", "metrics", "model"}
+        assert "# TYPE" in httpx.get(part["metrics"]).text
+        assert psutil.pid_exists(part["pid"])
+
+
+def test_health_and_readiness_answer_at_the_edge(mesh: Mesh) -> None:
+    assert httpx.get(f"{mesh.url}/health").status_code == 200
+    assert httpx.get(f"{mesh.url}/ready").status_code == 200
+
+
+def test_typed_grpc_streams_on_the_same_port(mesh: Mesh) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{mesh.port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="zhinao.chat.v1.ChatService")
+        )
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert "zhinao.chat.v1.ChatService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+        request = chat_pb2.GenerateRequest(
+            text="1, 2, 3, 4,",
+            sampling=chat_pb2.SamplingParams(temperature=0),
+            stop=chat_pb2.StopConditions(max_tokens=8),
+        )
+        pieces = list(chat_pb2_grpc.ChatServiceStub(channel).Generate(request, timeout=60))
+        assert "".join(piece.text for piece in pieces).startswith(" 5, 6")
+        assert pieces[-1].usage.completion_tokens == 8
+        with pytest.raises(grpc.RpcError) as caught:
+            list(chat_pb2_grpc.ChatServiceStub(channel).Generate(chat_pb2.GenerateRequest(text=""), timeout=60))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+
+
+def test_zhinao_chat_answers_a_script(mesh: Mesh) -> None:
+    result = subprocess.run(
+        [str(ZHINAO), "chat", "--url", mesh.url, "--system", "Answer briefly."],
+        input="What is the capital of France?\n/exit\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_a_taken_port_is_named_with_its_holder_and_the_way_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = zhinao("up", "--detach", "--port", str(port), "--state", str(tmp_path / "s"), check=False)
+    assert result.returncode != 0
+    assert str(port) in result.stderr
+    assert "--port" in result.stderr
+
+
+def test_a_cut_off_checkpoint_is_refused_by_file_and_leaves_nothing(tmp_path: Path) -> None:
+    checkpoint = write_tiny_zhinao(tmp_path)
+    weights = checkpoint / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    port, state = free_port(), tmp_path / "state"
+    began_s = time.monotonic()
+    result = zhinao(
+        "up", "--detach", "--port", str(port), "--state", str(state), "--chat-model", str(checkpoint), check=False
+    )
+    assert result.returncode == 1
+    assert "model.safetensors" in result.stderr + result.stdout
+    assert "cut short" in result.stderr + result.stdout
+    assert time.monotonic() - began_s < 60
+    assert_no_trace(state, port)
+
+
+def test_a_second_mesh_runs_beside_heals_and_goes_without_a_trace(mesh: Mesh, tmp_path: Path) -> None:
+    checkpoint = write_tiny_zhinao(tmp_path)
+    port, state = free_port(), tmp_path / "state"
+    words = ("--port", str(port), "--state", str(state), "--chat-model", str(checkpoint))
+    try:
+        zhinao("up", "--detach", *words)
+        assert "up already" in zhinao("up", "--detach", *words).stdout
+        second = Mesh(f"http://127.0.0.1:{port}", state, {"zhinao-chat": checkpoint})
+        assert second.post("/v1/completions", '{"prompt": "hi", "max_tokens": 2}').status_code == 200
+        kill_stub(second)
+        assert wait_until(lambda: second.parts()[0]["state"] != "ready", 20), "a dead stub must not look ready"
+        assert wait_until(lambda: {part["state"] for part in second.parts()} == {"ready"}, 90), "it must heal"
+        assert second.post("/v1/completions", '{"prompt": "hi", "max_tokens": 2}').status_code == 200
+        assert httpx.get(f"{mesh.url}/ready").status_code == 200
+    finally:
+        zhinao("down", "--state", str(state))
+    assert_no_trace(state, port)
+    assert json.loads(zhinao("status", "--state", str(mesh.state), "--json").stdout)["parts"]
+
+
+def kill_stub(mesh: Mesh) -> None:
+    """Kill the Python process behind a Triton, which Triton itself does not notice."""
+    worker = psutil.Process(next(part["pid"] for part in mesh.parts() if part["kind"] == "chat"))
+    (stub,) = [child for child in worker.children(recursive=True) if "stub" in child.name()]
+    os.kill(stub.pid, signal.SIGKILL)
+
+
+def assert_no_trace(state: Path, port: int) -> None:
+    """No process of that mesh, no listener on its port, no shared memory of a Triton that is gone."""
+    marks = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if str(state) in " ".join(p.info["cmdline"] or [])]
+    assert marks == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    living = " ".join(" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+    regions = [region.name for region in Path("/dev/shm").glob("zhinao_*")]
+    assert [name for name in regions if name.rpartition("_")[0] not in living and name not in living] == []

@@ -1,0 +1,136 @@
+"""Greedy decoding of the whole engine against transformers' generate, in fp32 on the demo weights."""
+
+import itertools
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from meshkit.errors import MeshError
+from modelkit.chat_template import Message
+from services.chat_worker.engine.loop import Load, Piece
+from services.chat_worker.engine.sequence import SequenceId
+from services.chat_worker.request import ChatPrompt, GenerationRequest
+from services.chat_worker.settings import ChatSettings
+from services.chat_worker.worker import ChatWorker, build_worker
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+NEW_TOKENS = 64
+PROMPTS = [
+    "Who are you?",
+    "What is the capital of France?",
+    "Name three colours of the rainbow.",
+    "Write a short poem about the sea.",
+    "Explain gravity to a child.",
+    "Count from one to twenty.",
+    "What is 12 times 8?",
+    "Give me a recipe for pancakes.",
+    "Translate 'good morning' into Spanish.",
+    "Why is the sky blue?",
+    "List the planets of the solar system.",
+    "Tell me a joke.",
+    "How do I boil an egg?",
+    "What does HTTP stand for?",
+    "Write a Python function that adds two numbers.",
+    "Who wrote Hamlet?",
+    "你好，介绍一下你自己。",
+    "春天有哪些节气？",
+    "Summarise: the quick brown fox jumps over the lazy dog.",
+    "What are the primary colours?",
+    "Describe a sunset   in\n\n\tone sentence.",
+    "Is 17 a prime number?",
+    "Finish the sentence: once upon a time",
+    "Give two synonyms of happy.",
+    "Wie geht es dir heute?",
+    "What is the boiling point of water?",
+    "Write an email that asks for a day off.",
+    "How many legs does a spider have?",
+    "🙂🙃 What do these mean?",
+    "Name a famous painter and one of his works.",
+]
+
+
+class Answers:
+    """A sink that hands finished token lists to the test."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[tuple[SequenceId, Piece | MeshError]] = queue.SimpleQueue()
+
+    def emit(self, sequence_id: SequenceId, piece: Piece) -> None:
+        self._events.put((sequence_id, piece))
+
+    def fail(self, sequence_id: SequenceId, error: MeshError) -> None:
+        self._events.put((sequence_id, error))
+
+    def observe(self, load: Load) -> None:
+        pass
+
+    def collect(self, count: int) -> dict[SequenceId, list[int]]:
+        tokens: dict[SequenceId, list[int]] = {}
+        while count:
+            sequence_id, event = self._events.get(timeout=120)
+            if isinstance(event, MeshError):
+                raise event
+            tokens.setdefault(sequence_id, []).extend(token.token_id for token in event.tokens)
+            count -= event.finish is not None
+        return tokens
+
+
+@pytest.fixture(scope="module")
+def engine(demo_chat_model: Path) -> Iterator[tuple[ChatWorker, Answers]]:
+    answers = Answers()
+    worker = build_worker(ChatSettings(model_path=demo_chat_model, max_model_len=1024), answers)
+    worker.loop.start()
+    yield worker, answers
+    worker.loop.close()
+
+
+@pytest.fixture(scope="module")
+def expected(demo_chat_model: Path) -> list[list[int]]:
+    """What transformers generates, without the end token."""
+    model = AutoModelForCausalLM.from_pretrained(demo_chat_model, dtype=torch.float32).eval()
+    return [generate(model, ids) for ids in prompt_ids(demo_chat_model)]
+
+
+def prompt_ids(folder: Path) -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = [[{"role": "user", "content": text}] for text in PROMPTS]
+    return [
+        tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+        for turn in turns
+    ]
+
+
+@torch.inference_mode()
+def generate(model: PreTrainedModel, ids: list[int]) -> list[int]:
+    output = model.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=NEW_TOKENS, do_sample=False
+    )
+    tokens = output[0, len(ids) :].tolist()
+    return tokens[:-1] if tokens[-1] == model.generation_config.eos_token_id else tokens
+
+
+def run(engine: tuple[ChatWorker, Answers], numbers: range) -> list[list[int]]:
+    """The engine's greedy answers to some of the prompts, submitted all at once."""
+    worker, answers = engine
+    for number in numbers:
+        prompt = ChatPrompt((Message("user", PROMPTS[number]),))
+        request = GenerationRequest(str(number), "", prompt, temperature=0.0, max_tokens=NEW_TOKENS)
+        worker.submit(SequenceId(number), worker.prompts.prepare(request, fallback_seed=0))
+    tokens = answers.collect(len(numbers))
+    return [tokens[SequenceId(number)] for number in numbers]
+
+
+def test_each_prompt_alone_equals_transformers(engine: tuple[ChatWorker, Answers], expected: list[list[int]]) -> None:
+    answers = [run(engine, range(number, number + 1))[0] for number in range(len(PROMPTS))]
+    assert answers == expected
+
+
+def test_eight_at_a_time_equal_transformers(engine: tuple[ChatWorker, Answers], expected: list[list[int]]) -> None:
+    groups = [range(start, min(start + 8, len(PROMPTS))) for start in range(0, len(PROMPTS), 8)]
+    answers = list(itertools.chain.from_iterable(run(engine, group) for group in groups))
+    assert answers == expected
