@@ -57,7 +57,7 @@ def make_targets() -> set[str]:
 @pytest.mark.parametrize("path", SETTINGS_FILES)
 def test_settings_are_documented_with_their_defaults(path: str) -> None:
     (settings,) = settings_classes(path)
-    prefix = settings.model_config["env_prefix"]
+    prefix = settings.model_config.get("env_prefix", "")
     expected = {prefix + name.upper(): default_text(field.default) for name, field in settings.model_fields.items()}
 
     assert documented_settings(prefix) == expected

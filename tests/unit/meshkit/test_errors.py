@@ -18,7 +18,8 @@ SERVER_TYPES = {"overloaded_error", "server_error", "timeout"}
 
 def triton_codes() -> set[str]:
     classes = {node.name: node for node in ast.parse(TRITON_STUB.read_text()).body if isinstance(node, ast.ClassDef)}
-    return {node.target.id for node in classes["TritonError"].body if isinstance(node, ast.AnnAssign)}
+    fields = [node.target for node in classes["TritonError"].body if isinstance(node, ast.AnnAssign)]
+    return {field.id for field in fields if isinstance(field, ast.Name)}
 
 
 @pytest.mark.parametrize("reason", Reason)
