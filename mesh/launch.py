@@ -70,6 +70,7 @@ def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], N
 
 
 def _report(headline: str, log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    tail = "\n".join(f"  | {line}" for line in lines[-LOG_TAIL_LINES:])
-    return f"{headline}. The end of {log}:\n{tail or '  | (nothing)'}"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    reason = triton.load_failure(text)
+    tail = "\n".join(f"  | {line}" for line in text.splitlines()[-LOG_TAIL_LINES:])
+    return f"{headline}{f': {reason}' if reason else ''}\nThe end of {log}:\n{tail or '  | (nothing)'}"

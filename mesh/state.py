@@ -63,7 +63,7 @@ class StateFolder:
 
     @property
     def logs(self) -> Path:
-        """One log per part; they stay after `down`."""
+        """One log per part; they stay until the next `up`."""
         return self.path / "logs"
 
     @property
@@ -85,7 +85,9 @@ class StateFolder:
         return Path(tempfile.gettempdir()) / f"zhinao-{os.getuid()}-{self.key}" / "supervisor.sock"
 
     def make(self) -> None:
-        """Create the folders. Raises MeshFailure if the socket's one belongs to someone else."""
+        """Create the folders, without old logs. Raises MeshFailure if the socket's folder is another user's."""
+        if self.logs.exists():
+            shutil.rmtree(self.logs)
         for folder in (self.runtime, self.endpoints, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.socket.parent.mkdir(mode=0o700, exist_ok=True)

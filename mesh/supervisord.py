@@ -53,6 +53,7 @@ def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
             "command": "python3 -m mesh.watchdog",
             "events": "PROCESS_STATE_STARTING,TICK_5",
             "buffer_size": "1000",
+            "stopsignal": "KILL",  # it has nothing to save
             "stderr_logfile": f"../logs/{WATCHDOG}.log",
         },
     }
@@ -89,7 +90,11 @@ class Supervisor:
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
-        self._rpc = cast(Any, ServerProxy("http://localhost", transport=_UnixTransport(state.socket))).supervisor
+
+    def _call(self, method: str, *arguments: str | bool) -> object:
+        transport = _UnixTransport(self._state.socket)
+        with ServerProxy("http://localhost", transport=transport) as server:
+            return getattr(server.supervisor, method)(*arguments)
 
     def start(self) -> None:
         """Start supervisord in the background. Raises MeshFailure with its own words if it does not come up."""
@@ -113,7 +118,7 @@ class Supervisor:
     def is_running(self) -> bool:
         """True if it answers."""
         try:
-            return self._rpc.getState()["statename"] == "RUNNING"
+            return cast(dict[str, object], self._call("getState"))["statename"] == "RUNNING"
         except (OSError, Fault):
             return False
 
@@ -121,20 +126,20 @@ class Supervisor:
         """Every process by name."""
         return {
             entry["name"]: ProcessState(entry["statename"], entry["pid"] or None, entry["start"])
-            for entry in self._rpc.getAllProcessInfo()
+            for entry in cast(list[dict[str, Any]], self._call("getAllProcessInfo"))
         }
 
     def stop(self, names: list[str]) -> None:
         """Send SIGTERM to these at the same time and return when all are gone."""
         for name in names:
             if self.states()[name].pid is not None or self.states()[name].state == "BACKOFF":
-                self._rpc.stopProcess(name, False)
+                self._call("stopProcess", name, False)
         while any(self.states()[name].pid is not None for name in names):
             time.sleep(0.1)
 
     def shutdown(self) -> None:
         """Stop whatever still runs and supervisord itself."""
-        self._rpc.shutdown()
+        self._call("shutdown")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -151,13 +156,13 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _UnixTransport(Transport):
-    """XML-RPC over a Unix socket; unlike supervisor's own transport it survives a call that failed."""
+    """XML-RPC over a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
     def make_connection(self, host: tuple[str, dict[str, str]] | str) -> http.client.HTTPConnection:
-        if self._connection[1] is None:
-            self._connection = host, _UnixConnection(self._path)
-        return cast(_UnixConnection, self._connection[1])
+        connection = _UnixConnection(self._path)
+        self._connection = host, connection  # what close() closes
+        return connection

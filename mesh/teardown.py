@@ -20,9 +20,11 @@ LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by thems
 def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
     """Stop the mesh of this folder, if there is one, and remove what a killed one left; safe to repeat."""
     plan, supervisor = load_plan(state.plan), Supervisor(state)
+    patience_s = 0.0
     if plan is not None and supervisor.is_running():
         _drain(plan, supervisor, say)
-    killed = _end_leftovers(state)
+        patience_s = LEAVE_S
+    killed = _end_leftovers(state, patience_s)
     if killed:
         say(f"killed what was left: {', '.join(killed)}")
     regions = remove_shared_memory(state.shm_prefix)
@@ -55,9 +57,9 @@ def _close_edge(plan: Plan) -> None:
     connection.close()
 
 
-def _end_leftovers(state: StateFolder) -> list[str]:
+def _end_leftovers(state: StateFolder, patience_s: float) -> list[str]:
     """Wait a little for the mesh's processes to end, then kill the rest and name them."""
-    deadline_s = time.monotonic() + (LEAVE_S if state.plan.exists() else 0.0)
+    deadline_s = time.monotonic() + patience_s
     while (left := mesh_processes(state)) and time.monotonic() < deadline_s:
         time.sleep(0.1)
     names = [f"{process.name()} ({process.pid})" for process in left]

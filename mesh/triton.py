@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,6 +88,15 @@ def lay_out(folder: Path, repository: Path) -> None:
         stub / "triton_python_backend_stub",
     ):
         (python / source.name).symlink_to(source)
+
+
+def load_failure(log: str) -> str | None:
+    """Why the model could not be loaded, in the worker's own words; None if the log does not say.
+
+    Triton repeats the exception's text after its own, up to the traceback.
+    """
+    found = re.findall(r"is at UNAVAILABLE state: \w+: (?:TritonModelException: )?(.+)", log)
+    return found[-1] if found else None
 
 
 def remove_shared_memory(prefix: str) -> int:

@@ -1,0 +1,108 @@
+"""The real supervisord and watchdog around a part that is quick to start."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mesh.failure import MeshFailure
+from mesh.launch import running_plan, wait_until_ready
+from mesh.plan import Options, Part, Plan, save_plan
+from mesh.ports import choose_block
+from mesh.state import StateFolder
+from mesh.status import mesh_status
+from mesh.supervisord import Supervisor, write_config
+from mesh.teardown import bring_down, mesh_processes
+
+SERVER = Path(__file__).parents[1] / "fakes" / "ready_server.py"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateFolder]:
+    state = StateFolder(tmp_path / "a %(state)s 'folder' #1")
+    yield state
+    bring_down(state, lambda _line: None)
+
+
+def start(state: StateFolder, *arguments: str) -> Plan:
+    port = choose_block(os.getpid(), 1)
+    command = ("python3", str(SERVER), *(arguments or (str(port),)))
+    part = Part("gateway-0", "gateway", 0, command, http=f"http://127.0.0.1:{port}")
+    plan = Plan(Options("127.0.0.1", 1, (), "fp32", None), "http://127.0.0.1:1", "127.0.0.1:1", (part,))
+    state.make()
+    save_plan(plan, state.plan)
+    write_config(plan, state)
+    Supervisor(state).start()
+    return plan
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline_s = time.monotonic() + 15
+    while not (met := condition()) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    return met
+
+
+def test_a_killed_part_is_started_again_and_the_restart_is_counted(state: StateFolder) -> None:
+    wait_until_ready(start(state), state, lambda _name: None)
+    (before,) = mesh_status(state).parts
+
+    os.kill(before.pid or 0, signal.SIGKILL)
+
+    assert wait_for(lambda: mesh_status(state).parts[0].restarts == 1 and mesh_status(state).parts[0].state == "ready")
+    (after,) = mesh_status(state).parts
+    assert (before.state, before.restarts) == ("ready", 0)
+    assert after.pid not in {None, before.pid}
+
+
+def test_down_leaves_no_process_and_no_file_but_logs(state: StateFolder) -> None:
+    wait_until_ready(start(state), state, lambda _name: None)
+    said: list[str] = []
+
+    bring_down(state, said.append)
+
+    assert said[-1] == "the mesh is down"
+    assert not any("killed" in line for line in said)
+    assert mesh_processes(state) == []
+    assert [path.name for path in state.path.iterdir()] == ["logs"]
+
+
+def test_down_cleans_up_after_a_killed_supervisor_and_says_what_it_killed(state: StateFolder) -> None:
+    wait_until_ready(start(state), state, lambda _name: None)
+    supervisor = int((state.runtime / "supervisord.pid").read_text())
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: not psutil.pid_exists(supervisor) or psutil.Process(supervisor).status() == psutil.STATUS_ZOMBIE)
+    lost = mesh_status(state).parts[0].state
+    said: list[str] = []
+
+    bring_down(state, said.append)
+
+    assert lost == "lost"
+    assert any(line.startswith("killed what was left: python3") for line in said)
+    assert mesh_processes(state) == []
+
+
+def test_down_twice_says_that_nothing_was_running(state: StateFolder) -> None:
+    said: list[str] = []
+
+    bring_down(state, said.append)
+
+    assert said == ["no mesh was running"]
+
+
+def test_a_part_that_ends_during_its_start_is_named_with_its_last_words(state: StateFolder) -> None:
+    plan = start(state, "no-port")
+
+    with pytest.raises(MeshFailure, match=r"gateway-0 ended during its start(.|\n)*invalid literal.*no-port"):
+        wait_until_ready(plan, state, lambda _name: None)
+
+
+def test_a_running_mesh_is_found_by_its_folder(state: StateFolder) -> None:
+    before = running_plan(state)
+    plan = start(state)
+
+    assert (before, running_plan(state)) == (None, plan)

@@ -1,0 +1,71 @@
+"""Envoy's configuration, checked by the real Envoy."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from mesh import envoy
+from mesh.envoy import EnvoyConfig, ModelRoute
+
+
+def make_config(folder: Path, *ids: str) -> EnvoyConfig:
+    routes = [ModelRoute(model_id, f"chat-{index}", folder / f"{index}.json") for index, model_id in enumerate(ids)]
+    for route in routes:
+        envoy.write_endpoints(route, [14_005])
+    return EnvoyConfig("127.0.0.1", 8360, 14_000, 14_001, [14_002, 14_012], [14_003, 14_013], routes, folder)
+
+
+def test_the_real_envoy_accepts_the_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a #folder"
+    folder.mkdir()
+    config = folder / "envoy.yaml"
+    config.write_text(envoy.render(make_config(folder, "zhinao-chat", "org/other")))
+
+    result = subprocess.run([*envoy.command(config), "--mode", "validate"], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_mesh_without_models_is_accepted_too(tmp_path: Path) -> None:
+    config = tmp_path / "envoy.yaml"
+    config.write_text(envoy.render(make_config(tmp_path)))
+
+    result = subprocess.run([*envoy.command(config), "--mode", "validate"], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_only_the_edge_leaves_loopback(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "a")
+    rendered = yaml.safe_load(
+        envoy.render(EnvoyConfig("0.0.0.0", *(getattr(config, name) for name in EnvoyConfig.__slots__[1:])))
+    )
+
+    listeners = {each["name"]: each["address"]["socket_address"] for each in rendered["static_resources"]["listeners"]}
+    assert listeners["edge"] == {"address": "0.0.0.0", "port_value": 8360}
+    assert listeners["internal"] == {"address": "127.0.0.1", "port_value": 14_000}
+    assert rendered["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+
+
+def test_every_model_is_picked_by_its_own_header_value(tmp_path: Path) -> None:
+    rendered = yaml.safe_load(envoy.render(make_config(tmp_path, "a", 'b"\\')))
+
+    internal = rendered["static_resources"]["listeners"][1]
+    manager = internal["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    picked = {r["match"]["headers"][0]["string_match"]["exact"]: r["route"]["cluster"] for r in routes}
+    assert picked == {"a": "chat-0", 'b"\\': "chat-1"}
+
+
+def test_taking_a_model_out_leaves_an_empty_list_of_addresses(tmp_path: Path) -> None:
+    route = ModelRoute("a", "chat-a", tmp_path / "a.json")
+    envoy.write_endpoints(route, [14_005])
+
+    envoy.write_endpoints(route, [])
+
+    (assignment,) = json.loads(route.endpoints.read_bytes())["resources"]
+    assert assignment["cluster_name"] == "chat-a"
+    assert assignment["endpoints"] == [{"lb_endpoints": []}]
+    assert list(tmp_path.iterdir()) == [route.endpoints]

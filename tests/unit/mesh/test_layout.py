@@ -1,0 +1,90 @@
+"""From options to the plan of a mesh."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mesh.failure import MeshFailure
+from mesh.layout import Layout, num_ports
+from mesh.plan import Model, Options, Plan, load_plan, save_plan
+from mesh.state import StateFolder
+
+
+def make_options(*ids: str, host: str = "127.0.0.1", max_model_len: int | None = None) -> Options:
+    models = tuple(Model(model_id, "chat", f"/weights/{model_id}") for model_id in ids)
+    return Options(host, 8360, models, "fp32", max_model_len)
+
+
+def make_plan(options: Options, tmp_path: Path) -> Plan:
+    return Layout(options, StateFolder(tmp_path), 14_000).plan()
+
+
+def test_every_address_on_loopback_is_used_once_and_lies_in_the_block(tmp_path: Path) -> None:
+    options = make_options("a", "b", "c")
+
+    config = Layout(options, StateFolder(tmp_path), 14_000).envoy_config()
+    workers = make_plan(options, tmp_path).workers
+
+    ports = [config.internal_port, config.admin_port, *config.gateway_http, *config.gateway_grpc]
+    for worker in workers:
+        ports += [int(str(url).split(":")[-1].removesuffix("/metrics")) for url in (worker.http, worker.grpc)]
+        ports.append(int(str(worker.metrics).split(":")[-1].removesuffix("/metrics")))
+    assert sorted(ports) == list(range(14_000, 14_000 + num_ports(options)))
+
+
+def test_each_model_gets_its_own_worker_with_its_settings(tmp_path: Path) -> None:
+    first, second = make_plan(make_options("org/big", "small", max_model_len=512), tmp_path).workers
+
+    assert (first.name, first.model) == ("org_big-0", "org/big")
+    assert first.environment["CHAT_MODEL_PATH"] == "/weights/org/big"
+    assert second.environment["CHAT_MAX_MODEL_LEN"] == "512"
+    assert first.shm_prefix != second.shm_prefix
+    assert f"--backend-config=python,shm-region-prefix-name={second.shm_prefix}" in second.command
+
+
+def test_the_gateway_learns_the_models_in_order(tmp_path: Path) -> None:
+    gateway = make_plan(make_options("b", "a"), tmp_path).part("gateway-0")
+
+    assert json.loads(gateway.environment["GATEWAY_MODELS"]) == [
+        {"id": "b", "kind": "chat"},
+        {"id": "a", "kind": "chat"},
+    ]
+    assert gateway.environment["GATEWAY_UPSTREAM"] == "127.0.0.1:14000"
+
+
+def test_ids_that_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MeshFailure, match="a_b-0"):
+        make_plan(make_options("a/b", "a_b"), tmp_path)
+
+
+def test_a_model_cannot_take_the_gateways_name(tmp_path: Path) -> None:
+    with pytest.raises(MeshFailure, match="gateway-0"):
+        make_plan(make_options("gateway"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "edge"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8360"),
+        ("0.0.0.0", "http://127.0.0.1:8360"),
+        ("::", "http://[::1]:8360"),
+        ("10.1.2.3", "http://10.1.2.3:8360"),
+    ],
+)
+def test_the_edge_url_can_be_reached_from_this_machine(host: str, edge: str, tmp_path: Path) -> None:
+    assert make_plan(make_options("a", host=host), tmp_path).edge == edge
+
+
+def test_a_plan_survives_the_disk(tmp_path: Path) -> None:
+    plan = make_plan(make_options("a", "b"), tmp_path)
+
+    save_plan(plan, tmp_path / "plan.json")
+
+    assert load_plan(tmp_path / "plan.json") == plan
+
+
+def test_no_plan_is_none_and_an_unknown_part_names_the_known_ones(tmp_path: Path) -> None:
+    assert load_plan(tmp_path / "plan.json") is None
+    with pytest.raises(KeyError, match="a-0, gateway-0, envoy"):
+        make_plan(make_options("a"), tmp_path).part("nobody")
