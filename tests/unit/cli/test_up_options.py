@@ -1,0 +1,147 @@
+"""What `zhinao up` takes, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.failures import UsageFailure
+from cli.main import app
+from cli.options import UpWords, WantedModel, check_chat_checkpoint, to_options, wanted_models
+from cli.weights import find_checkpoint
+
+
+DEFAULTS = UpWords(
+    host="127.0.0.1",
+    port=8360,
+    chat_model=None,
+    models=[],
+    served_model_names=[],
+    chat_dtype="fp32",
+    max_model_len=None,
+    replicas="chat=1",
+)
+
+
+def words(**changes: Any) -> UpWords:
+    return replace(DEFAULTS, **changes)
+
+
+def test_without_words_the_demo_model_is_served_under_the_default_id() -> None:
+    assert wanted_models(words()) == [WantedModel("zhinao-chat", None)]
+
+
+def test_a_chat_model_may_be_given_another_id() -> None:
+    wanted = wanted_models(words(chat_model="/w", served_model_names=["chat=mine"]))
+
+    assert wanted == [WantedModel("mine", "/w")]
+
+
+def test_repeated_models_keep_their_order_and_replace_the_demo_model() -> None:
+    wanted = wanted_models(words(models=["b=chat:/b", "a=chat:/with:colon=and-more"]))
+
+    assert wanted == [WantedModel("b", "/b"), WantedModel("a", "/with:colon=and-more")]
+
+
+def test_the_chat_model_comes_before_further_models() -> None:
+    wanted = wanted_models(words(chat_model="/w", models=["b=chat:/b"]))
+
+    assert [model.id for model in wanted] == ["zhinao-chat", "b"]
+
+
+def test_no_chat_replicas_leave_chat_out() -> None:
+    assert wanted_models(words(replicas="chat=0,embed=0")) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"chat_dtype": "bf16"},
+        {"replicas": "chat=2"},
+        {"replicas": "chat=1,embed=1"},
+        {"models": ["e=embed:/e"]},
+        {"models": ["r=rerank:/r"]},
+        {"served_model_names": ["rerank=r"]},
+    ],
+)
+def test_what_comes_later_is_refused_and_never_ignored(changes: dict[str, object]) -> None:
+    with pytest.raises(UsageFailure, match="not available yet"):
+        wanted_models(words(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"models": ["a=/no/kind"]}, "'a=/no/kind'"),
+        ({"models": ["a=chat:"]}, "'a=chat:'"),
+        ({"models": ["a b=chat:/w"]}, "'a b'"),
+        ({"models": ["a=chat:/w", "a=chat:/x"]}, "'a'"),
+        ({"models": ["a=chat:/w"], "served_model_names": ["chat=b"]}, "--served-model-name"),
+        ({"served_model_names": ["mine"]}, "'mine'"),
+        ({"replicas": "chat"}, "'chat'"),
+        ({"replicas": "chat=-1"}, "'chat=-1'"),
+        ({"replicas": "web=1"}, "'web=1'"),
+    ],
+)
+def test_a_word_that_makes_no_sense_is_named(changes: dict[str, object], part: str) -> None:
+    with pytest.raises(UsageFailure, match=part):
+        wanted_models(words(**changes))
+
+
+def test_a_host_must_be_an_address_and_localhost_is_one() -> None:
+    assert to_options(words(host="localhost"), []).host == "127.0.0.1"
+    with pytest.raises(UsageFailure, match="'my-machine'"):
+        to_options(words(host="my-machine"), [])
+
+
+def test_a_folder_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UsageFailure, match=r"'m'.*config\.json"):
+        check_chat_checkpoint(tmp_path, "m")
+
+
+def test_a_broken_config_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_size": ')
+    with pytest.raises(UsageFailure, match="not valid JSON"):
+        check_chat_checkpoint(tmp_path, "m")
+
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    check_chat_checkpoint(tmp_path, "m")
+
+
+def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert find_checkpoint("weights") == tmp_path / "weights"
+
+
+def test_a_source_that_is_neither_folder_nor_name_is_refused() -> None:
+    with pytest.raises(UsageFailure, match="/no/such/folder"):
+        find_checkpoint("/no/such/folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["up", "--chat-dtype", "int4"], 2, "zhinao: not available yet: --chat-dtype int4"),
+        (["up", "--chat-model", "/no/such/folder"], 2, "neither a folder"),
+        (["up", "--port", "0"], 2, "--port"),
+        (["up", "--embed-model", "x"], 2, "--embed-model"),
+        (["down"], 0, "no mesh was running"),
+        (["status"], 0, "no mesh runs in"),
+    ],
+)
+def test_exit_codes_and_words_at_the_terminal(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--state", str(tmp_path)])
+
+    assert result.exit_code == code, result.output
+    assert said in result.output
+
+
+def test_status_of_no_mesh_is_json_with_no_parts(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["status", "--json", "--state", str(tmp_path)])
+
+    assert json.loads(result.output) == {"edge": None, "parts": []}
