@@ -13,7 +13,6 @@ from cli.main import app
 from cli.options import UpWords, WantedModel, check_chat_checkpoint, to_options, wanted_models
 from cli.weights import find_checkpoint
 
-
 DEFAULTS = UpWords(
     host="127.0.0.1",
     port=8360,
