@@ -146,10 +146,10 @@ def test_blank_lines_are_not_asked_and_help_lists_every_command() -> None:
 def test_an_unknown_command_is_not_sent_to_the_model() -> None:
     model = ScriptedModel(["a"])
 
-    loop = chat(model, "/clera")
+    loop = chat(model, "/clearr")
 
     assert model.asked == []
-    assert "/clera" in screen(loop)
+    assert "/clearr" in screen(loop)
 
 
 @pytest.mark.parametrize("line", ["/stream", "/clear", "/system x", "/help"])
