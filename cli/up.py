@@ -76,7 +76,7 @@ def _stay(state: StateFolder) -> None:
         typer.echo("stopping")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with state.lock():
+    with state.lock(wait=True):  # it may be a `zhinao down` that ended the mesh, and is not done yet
         bring_down(state, typer.echo)
 
 

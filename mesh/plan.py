@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from mesh.failure import MeshFailure
 from mesh.files import write_atomically
 
 ModelKind = Literal["chat"]
@@ -80,5 +81,10 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 
 def load_plan(path: Path) -> Plan | None:
-    """Read what save_plan wrote; None if there is no such file."""
-    return _PLAN.validate_json(path.read_bytes()) if path.exists() else None
+    """Read what save_plan wrote; None if there is no such file. Raises MeshFailure if another version wrote it."""
+    if not path.exists():
+        return None
+    try:
+        return _PLAN.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise MeshFailure(f"{path} is of another version; zhinao down --state {path.parents[1]} clears it") from error

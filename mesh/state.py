@@ -100,12 +100,12 @@ class StateFolder:
             shutil.rmtree(folder, ignore_errors=not folder.exists())
 
     @contextmanager
-    def lock(self) -> Generator[None]:
-        """Hold this mesh for one command. Raises MeshFailure at once if another command holds it."""
+    def lock(self, *, wait: bool = False) -> Generator[None]:
+        """Hold this mesh for one command. Raises MeshFailure if another one holds it, unless told to wait for that."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise MeshFailure(f"another zhinao up or down is at work on {self.path}; wait for it") from None
             yield

@@ -23,6 +23,7 @@ START_RETRIES: Final = 20  # then it stays down: some minutes of trying
 STOP_S: Final = {"chat": 30, "gateway": 30, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
 PRIORITY: Final[dict[PartKind, int]] = {"chat": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
 WAIT_FOR_SOCKET_S: Final = 15.0
+NOT_RUNNING: Final = 70  # supervisor's fault code for stopping what does not run
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,6 @@ class ProcessState:
 
     state: str
     pid: int | None
-    started_s: int  # Unix time
 
 
 def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
@@ -93,8 +93,11 @@ class Supervisor:
 
     def _call(self, method: str, *arguments: str | bool) -> object:
         transport = _UnixTransport(self._state.socket)
-        with ServerProxy("http://localhost", transport=transport) as server:
-            return getattr(server.supervisor, method)(*arguments)
+        try:
+            with ServerProxy("http://localhost", transport=transport) as server:
+                return getattr(server.supervisor, method)(*arguments)
+        except OSError as error:
+            raise MeshFailure(f"supervisord does not answer at {self._state.socket}: {error}") from error
 
     def start(self) -> None:
         """Start supervisord in the background. Raises MeshFailure with its own words if it does not come up."""
@@ -114,26 +117,30 @@ class Supervisor:
             if time.monotonic() > deadline_s:
                 raise MeshFailure(f"supervisord does not answer; see {self._state.logs / 'supervisord.log'}")
             time.sleep(0.05)
+        time.sleep(0.1)  # a stop in the milliseconds before a part's exec would be lost and last until SIGKILL
 
     def is_running(self) -> bool:
         """True if it answers."""
         try:
             return cast(dict[str, object], self._call("getState"))["statename"] == "RUNNING"
-        except (OSError, Fault):
+        except MeshFailure:
             return False
 
     def states(self) -> dict[str, ProcessState]:
         """Every process by name."""
         return {
-            entry["name"]: ProcessState(entry["statename"], entry["pid"] or None, entry["start"])
+            entry["name"]: ProcessState(entry["statename"], entry["pid"] or None)
             for entry in cast(list[dict[str, Any]], self._call("getAllProcessInfo"))
         }
 
     def stop(self, names: list[str]) -> None:
-        """Send SIGTERM to these at the same time and return when all are gone."""
+        """Send SIGTERM to these at the same time and return when all are gone; supervisor itself bounds the wait."""
         for name in names:
-            if self.states()[name].pid is not None or self.states()[name].state == "BACKOFF":
+            try:
                 self._call("stopProcess", name, False)
+            except Fault as fault:
+                if fault.faultCode != NOT_RUNNING:
+                    raise
         while any(self.states()[name].pid is not None for name in names):
             time.sleep(0.1)
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import psutil
 
+from mesh.failure import MeshFailure
 from mesh.plan import Plan, load_plan
 from mesh.state import MARKER, StateFolder
 from mesh.supervisord import WATCHDOG, Supervisor
@@ -19,7 +20,11 @@ LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by thems
 
 def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
     """Stop the mesh of this folder, if there is one, and remove what a killed one left; safe to repeat."""
-    plan, supervisor = load_plan(state.plan), Supervisor(state)
+    try:
+        plan = load_plan(state.plan)
+    except MeshFailure:
+        plan = None  # without a plan there is no drain; what runs is found by its marker
+    supervisor = Supervisor(state)
     patience_s = 0.0
     if plan is not None and supervisor.is_running():
         _drain(plan, supervisor, say)

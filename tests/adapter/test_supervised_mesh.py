@@ -86,6 +86,16 @@ def test_down_cleans_up_after_a_killed_supervisor_and_says_what_it_killed(state:
     assert mesh_processes(state) == []
 
 
+def test_down_clears_a_mesh_whose_plan_cannot_be_read(state: StateFolder) -> None:
+    start(state)
+    state.plan.write_text("{}")
+
+    bring_down(state, lambda _line: None)
+
+    assert mesh_processes(state) == []
+    assert not state.plan.exists()
+
+
 def test_down_twice_says_that_nothing_was_running(state: StateFolder) -> None:
     said: list[str] = []
 

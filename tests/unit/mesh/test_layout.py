@@ -88,3 +88,11 @@ def test_no_plan_is_none_and_an_unknown_part_names_the_known_ones(tmp_path: Path
     assert load_plan(tmp_path / "plan.json") is None
     with pytest.raises(KeyError, match="a-0, gateway-0, envoy"):
         make_plan(make_options("a"), tmp_path).part("nobody")
+
+
+def test_a_plan_of_another_version_says_how_to_clear_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").write_text('{"parts": 1}')
+
+    with pytest.raises(MeshFailure, match=f"zhinao down --state {tmp_path}"):
+        load_plan(tmp_path / "run" / "plan.json")
