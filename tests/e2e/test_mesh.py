@@ -67,6 +67,24 @@ def test_health_and_readiness_answer_at_the_edge(mesh: Mesh) -> None:
     assert httpx.get(f"{mesh.url}/ready").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("request_line", "header", "status"),
+    [
+        ("GET /health HTTP/1.0", "Accept: */*", "200"),
+        ("GET /health HTTP/1.1", f"X-Long: {'a' * 70_000}", "431"),
+        ("GET /health HTTP/1.1", "Content-Length: two", "400"),
+        ("OPTIONS * HTTP/1.1", "Host: mesh", "404"),
+    ],
+)
+def test_what_envoy_answers_itself_has_the_shape_too(mesh: Mesh, request_line: str, header: str, status: str) -> None:
+    with socket.create_connection(("127.0.0.1", mesh.port), timeout=10) as client:
+        client.sendall(f"{request_line}\r\n{header}\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: client.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert head.split()[1].decode() == status
+    if status != "200":
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
 def test_typed_grpc_streams_on_the_same_port(mesh: Mesh) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{mesh.port}") as channel:
         health = health_pb2_grpc.HealthStub(channel).Check(
@@ -140,10 +158,27 @@ def test_a_second_mesh_runs_beside_heals_and_goes_without_a_trace(mesh: Mesh, tm
         assert wait_until(lambda: {part["state"] for part in second.parts()} == {"ready"}, 90), "it must heal"
         assert second.post("/v1/completions", '{"prompt": "hi", "max_tokens": 2}').status_code == 200
         assert httpx.get(f"{mesh.url}/ready").status_code == 200
+        os.kill(next(part["pid"] for part in second.parts() if part["kind"] == "chat"), signal.SIGKILL)
+        answers = answers_until_the_first_good_one(second)
+        assert {answer.status_code for answer in answers} <= {200, 502, 503}
+        told_to_wait = [answer for answer in answers if answer.status_code == 503]
+        assert told_to_wait
+        assert all("retry-after" in answer.headers for answer in told_to_wait)
     finally:
         zhinao("down", "--state", str(state))
     assert_no_trace(state, port)
     assert json.loads(zhinao("status", "--state", str(mesh.state), "--json").stdout)["parts"]
+
+
+def answers_until_the_first_good_one(mesh: Mesh) -> list[httpx.Response]:
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        answers.append(mesh.post("/v1/completions", '{"prompt": "hi", "max_tokens": 2}'))
+        return answers[-1].status_code == 200
+
+    assert wait_until(answered, 90)
+    return answers
 
 
 def kill_stub(mesh: Mesh) -> None:
