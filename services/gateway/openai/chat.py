@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, NotRequired, TypedDict, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, Text, only
+from services.gateway.openai.fields import UNSUPPORTED, Text, check_unicode, only
 from services.gateway.openai.generation import GenerationFields
 from services.gateway.openai.usage import UsageBody
 
@@ -38,7 +38,7 @@ class TextPart(BaseModel):
 
 def _to_parts(content: object) -> object:
     if isinstance(content, str):
-        return [{"type": "text", "text": content}]
+        return [TextPart(type="text", text=check_unicode(content))]  # checked here: a client sent no part to name
     if not isinstance(content, list):
         raise PydanticCustomError("content_type", "must be a string or a list of text parts")
     return cast("list[object]", content)

@@ -170,7 +170,7 @@ async def test_a_number_that_is_not_finite_is_refused(mesh: Mesh, number: str) -
 @pytest.mark.parametrize(
     ("path", "text", "param"),
     [
-        (CHAT, r'{"messages": [{"role": "user", "content": "a\ud800"}]}', "messages[0].content[0].text"),
+        (CHAT, r'{"messages": [{"role": "user", "content": "a\ud800"}]}', "messages[0].content"),
         (CHAT, r'{"messages": [{"role": "\udfff", "content": "a"}]}', "messages[0].role"),
         (CHAT, r'{"model": "\ud800", "messages": [{"role": "user", "content": "a"}]}', "model"),
         (CHAT, r'{"stop": ["\ud800"], "messages": [{"role": "user", "content": "a"}]}', "stop[0]"),
