@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 # What Triton says of a model it has not loaded yet, or no longer serves because it is exiting.
 _NOT_SERVED: Final = re.compile(r"unknown model|stopped accepting|server (is )?not ready", re.IGNORECASE)
+# What Envoy, or gRPC without an Envoy, says when nobody took the request: the worker is starting, or starting again.
+_NOBODY_THERE: Final = re.compile(r"no healthy upstream|connection refused", re.IGNORECASE)
 _WORKER_DIED: Final = re.compile(r"stub process .* is not healthy", re.IGNORECASE)  # until Triton is restarted
 
 
@@ -31,14 +33,10 @@ def from_text(text: str, *, model: str) -> MeshError:
     return error
 
 
-def from_status(error: grpc.aio.AioRpcError, *, model: str, started: bool, answered_before: bool) -> MeshError:
-    """Read the status that ended a call.
-
-    started: this call had an answer's first piece. answered_before: the model answered some call of this process; if
-    it never did, an unreachable worker is one that is still starting.
-    """
+def from_status(error: grpc.aio.AioRpcError, *, model: str) -> MeshError:
+    """Read the status that ended a call."""
     match error.code():
-        case grpc.StatusCode.UNAVAILABLE if not (started or answered_before):
+        case grpc.StatusCode.UNAVAILABLE if _NOBODY_THERE.search(error.details() or ""):
             return _not_ready(model)
         case grpc.StatusCode.NOT_FOUND:  # Triton's word while it exits
             return _not_ready(model)

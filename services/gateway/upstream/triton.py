@@ -5,8 +5,7 @@ from contextlib import aclosing
 from typing import Final
 
 import grpc
-from tritonclient.grpc.service_pb2 import ModelInferRequest
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 from meshkit.errors import MeshError, Reason
 from meshkit.wire import MODEL_HEADER, Operation
@@ -16,6 +15,7 @@ from services.gateway.upstream.failures import from_status, from_text, lost
 from services.gateway.upstream.frames import is_final, pack_request, unpack_response
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
 
+_METHOD: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),  # the HTTP body limit is the one that counts
     ("grpc.max_receive_message_length", -1),
@@ -35,8 +35,13 @@ class TritonWorker:
     """The ChatWorker of real life: any number of models behind one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = GRPCInferenceServiceStub(channel)
-        self._answered: set[str] = set()  # ids of the models that answered at least once
+        # Called as if it took a single request, which looks the same on the wire: grpc.aio hides the status of a call
+        # that ends while a stream of requests is still being written, as Envoy ends it when no worker is there.
+        self._infer = channel.unary_stream(
+            _METHOD,
+            request_serializer=ModelInferRequest.SerializeToString,
+            response_deserializer=ModelStreamInferResponse.FromString,
+        )
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; see ChatWorker.generate."""
@@ -60,20 +65,18 @@ class TritonWorker:
                 pass
 
     async def _call(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
-        call = self._stub.ModelStreamInfer(iter([frame]), timeout=timeout_s, metadata=_metadata(frame.id, model))
-        started = final = False
+        call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model))
+        final = False
         try:
             async for message in call:
                 if message.error_message:
                     raise from_text(message.error_message, model=model)
-                self._answered.add(model)
                 payload = unpack_response(message.infer_response)
                 if payload is not None:
-                    started = True
                     yield payload
                 final = final or is_final(message.infer_response)
         except grpc.aio.AioRpcError as error:
-            raise from_status(error, model=model, started=started, answered_before=model in self._answered) from error
+            raise from_status(error, model=model) from error
         finally:
             call.cancel()  # no-op on a call that ended by itself
         if not final:

@@ -50,6 +50,8 @@ async def test_a_failure_with_a_name_is_told_by_the_table(mesh: Mesh, reason: Re
         (ErrorText("[mesh INTERNAL] secret path /srv"), Reason.INTERNAL),
         (ErrorText("Traceback: secret path /srv"), Reason.INTERNAL),
         (Status(grpc.StatusCode.UNAVAILABLE, "secret connection termination"), Reason.UPSTREAM_LOST),
+        (Status(grpc.StatusCode.UNAVAILABLE, "no healthy upstream, secret"), Reason.NOT_READY),
+        (Status(grpc.StatusCode.UNAVAILABLE, "secret delayed connect error: Connection refused"), Reason.NOT_READY),
         (Status(grpc.StatusCode.CANCELLED, "secret"), Reason.UPSTREAM_LOST),
         (Status(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"), Reason.UPSTREAM_LOST),
         (Status(grpc.StatusCode.NOT_FOUND, "secret"), Reason.NOT_READY),
@@ -62,7 +64,7 @@ async def test_a_failure_with_a_name_is_told_by_the_table(mesh: Mesh, reason: Re
 async def test_a_failure_without_a_name_gets_one_and_its_text_stays_inside(
     mesh: Mesh, step: Step, reason: Reason
 ) -> None:
-    await mesh.http.post(CHAT, json=BODY)  # the model has answered before
+    await mesh.http.post(CHAT, json=BODY)  # that the model answered before makes no difference
     mesh.triton.script = [step]
 
     answer = await mesh.http.post(CHAT, json=BODY)
