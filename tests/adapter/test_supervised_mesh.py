@@ -28,10 +28,11 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
     bring_down(state, lambda _line: None)
 
 
-def start(state: StateFolder, *arguments: str) -> Plan:
+def start(state: StateFolder, *arguments: str, before: str = ":") -> Plan:
+    """Start a mesh of one part, a shell that runs the command `before` and becomes the server."""
     port = choose_block(os.getpid(), 1)
-    command = ("python3", str(SERVER), *(arguments or (str(port),)))
-    part = Part("gateway-0", "gateway", 0, command, http=f"http://127.0.0.1:{port}")
+    command = ("sh", "-c", f'{before}; exec python3 "$@"', "sh", str(SERVER), *(arguments or (str(port),)))
+    part = Part("gateway-0", "gateway", 0, command, http=f"http://127.0.0.1:{port}", shm_prefix=state.shm_prefix)
     plan = Plan(Options("127.0.0.1", 1, (), "fp32", None), "http://127.0.0.1:1", "127.0.0.1:1", (part,))
     state.make()
     save_plan(plan, state.plan)
@@ -57,6 +58,17 @@ def test_a_killed_part_is_started_again_and_the_restart_is_counted(state: StateF
     (after,) = mesh_status(state).parts
     assert (before.state, before.restarts) == ("ready", 0)
     assert after.pid not in {None, before.pid}
+
+
+def test_a_child_that_outlived_its_killed_part_is_ended_before_the_next_start(state: StateFolder) -> None:
+    child = f"python3 -c 'import time; time.sleep(600)' {state.shm_prefix}stub & true"
+    wait_until_ready(start(state, before=child), state, lambda _name: None)
+    part = psutil.Process(mesh_status(state).parts[0].pid or 0)
+    (orphan,) = part.children()
+
+    part.kill()
+
+    assert wait_for(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_down_leaves_no_process_and_no_file_but_logs(state: StateFolder) -> None:
