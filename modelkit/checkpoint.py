@@ -15,6 +15,7 @@ from modelkit.layout import split_qkv, tensor_shapes
 from modelkit.weights import StoredTensor, open_weights
 
 DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType({"fp32": torch.float32})
+_STORED_DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # Each parameter of a layer but qkv, and the tensors in the file whose rows it holds one after the other.
 _LAYER_PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -42,23 +43,30 @@ class Checkpoint:
         Rotary buffers, and the head of a tied model, may be there and are left out: they follow from the rest.
         """
         config = read_config(folder)
-        stored, expected = open_weights(folder), tensor_shapes(config)
-        for name, shape in expected.items():
+        stored = open_weights(folder)
+        tensors: dict[str, StoredTensor] = {}
+        for name, shape in tensor_shapes(config):
             if name not in stored:
                 raise CheckpointError(f"{folder} lacks the tensor {name} of shape {shape}")
             found = stored[name]
             if found.shape != shape:
                 raise CheckpointError(f"{found.file}: {name} has shape {found.shape}, the config asks for {shape}")
-        for name in sorted(stored.keys() - expected.keys()):
+            tensors[name] = found
+        for name in sorted(stored.keys() - tensors.keys()):
             if ".rotary_emb." not in name and not (name == "lm_head.weight" and config.tie_word_embeddings):
                 raise CheckpointError(f"{stored[name].file}: {name} is a tensor that {config.architecture} lacks")
-        return cls(config, {name: stored[name] for name in expected})
+        return cls(config, tensors)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in the dtype it is stored in; a view of the mapped file where the format allows."""
-        tensor = self.tensors[name].read()
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{self.tensors[name].file}: {name} is {tensor.dtype}, must be floating point")
+        """One tensor, in the dtype it is stored in; a view of the mapped file where the format allows.
+
+        Raises CheckpointError when it cannot be read, is not of a plain floating-point dtype, or holds NaN or infinity.
+        """
+        tensor, file = self.tensors[name].read(), self.tensors[name].file
+        if tensor.dtype not in _STORED_DTYPES:
+            raise CheckpointError(f"{file}: {name} is {tensor.dtype}, must be floating point of 16 bits or more")
+        if not all(torch.isfinite(extreme) for extreme in tensor.aminmax()):
+            raise CheckpointError(f"{file}: {name} holds NaN or infinity")
         return tensor
 
     def qkv(self, layer: int, kind: Literal["weight", "bias"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Decides which decoder a folder's config.json describes and whether we can run it; knows no tensors."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -82,8 +83,9 @@ def read_config(folder: Path) -> DecoderConfig:
     this network does not do.
     """
     file = folder / "config.json"
+    raw = read_json(file)
     try:
-        return parse_config(read_json(file))
+        return parse_config(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
 
@@ -150,9 +152,9 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     for key, allowed in _ONLY.items():
         if key in raw and raw[key] not in allowed:
             raise CheckpointError(f"{key} is {raw[key]!r}, only {allowed[-1]!r} is supported")
-    layer_types = set(raw.get("layer_types") or [])
-    if layer_types - {"full_attention"}:
-        raise CheckpointError(f"layer_types holds {sorted(layer_types)}, only 'full_attention' is supported")
+    layer_types: object = raw.get("layer_types") or []
+    if not isinstance(layer_types, list) or any(kind != "full_attention" for kind in cast(list[object], layer_types)):
+        raise CheckpointError(f"layer_types is {layer_types!r}, only a list of 'full_attention' is supported")
 
 
 def _rope_scaling(rope: Mapping[str, Any]) -> Llama3Scaling | None:
@@ -192,8 +194,8 @@ def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
 
 
 def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A positive number; a key that is absent or null takes the default."""
+    """A positive finite number; a key that is absent or null takes the default."""
     value = raw.get(key) if raw.get(key) is not None else default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise CheckpointError(f"{key} is {value!r}, must be a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        raise CheckpointError(f"{key} is {value!r}, must be a positive finite number")
     return float(value)

@@ -1,22 +1,27 @@
 """Decides which tensors each architecture's checkpoint holds, by name and shape; reads no files."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from modelkit.config import Architecture, DecoderConfig
 
 
-def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor that a checkpoint with this config must hold, in file order.
 
+    One by one, so that a config which claims a billion layers costs nothing: its first missing tensor ends the search.
     Source: spec/zhinao.md 2.3 for Zhinao, transformers' module names for the others.
     """
     embedding = (config.vocab_size, config.hidden_size)
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": embedding}
+    yield "model.embed_tokens.weight", embedding
     for index in range(config.num_layers):
-        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in _layer_shapes(config).items()}
-    shapes["model.norm.weight"] = (config.hidden_size,)
-    return shapes if config.tie_word_embeddings else {**shapes, "lm_head.weight": embedding}
+        for name, shape in _layer_shapes(config).items():
+            yield f"model.layers.{index}.{name}", shape
+    yield "model.norm.weight", (config.hidden_size,)
+    if not config.tie_word_embeddings:
+        yield "lm_head.weight", embedding
 
 
 def split_qkv(fused: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor, Tensor]:

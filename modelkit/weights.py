@@ -1,11 +1,11 @@
 """Decides where each tensor of a checkpoint folder lies and whether its file is whole; knows no architecture."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -94,9 +94,10 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _open_bin(file: Path) -> dict[str, StoredTensor]:
+    is_zip = zipfile.is_zipfile(file)  # what torch wrote before 1.6 is none, and cannot be mapped
     try:
-        content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+        content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # broken bytes can make the unpickler fail in any way
         reason = f"{type(error).__name__}; a pickle that needs code is refused"
         raise CheckpointError(f"{file} is not a whole file of plain tensors ({reason})") from error
     if not isinstance(content, dict):

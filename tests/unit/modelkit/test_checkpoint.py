@@ -55,10 +55,16 @@ def as_single_bin(folder: Path) -> Path:
     return folder / "pytorch_model.bin"
 
 
+def as_legacy_bin(folder: Path) -> None:
+    file = as_single_bin(folder)
+    torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=False)
+
+
 REWRITES: dict[str, Callable[[Path], object]] = {
     "safetensors shards": lambda folder: as_shards(folder, suffix="safetensors", save=save_file),
     "bin shards": lambda folder: as_shards(folder, suffix="bin", save=torch.save),
     "one bin": as_single_bin,
+    "one bin from before torch 1.6": as_legacy_bin,
 }
 
 
@@ -123,7 +129,7 @@ def test_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> No
     assert not (tmp_path / "was_run").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 half a zip"], ids=str)
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 half a zip", b"\x80\x02}q.", bytes(5000)], ids=str)
 def test_bin_that_is_no_bin_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     _, folder = save_tiny(tmp_path, "llama")
     (folder / WEIGHTS).unlink()
@@ -153,10 +159,11 @@ def test_half_downloaded_safetensors_file_is_refused_by_name(tmp_path: Path, kep
         load_decoder(folder)
 
 
-def test_half_downloaded_bin_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
+def test_half_downloaded_bin_is_refused_by_name(tmp_path: Path, kept: float) -> None:
     _, folder = save_tiny(tmp_path, "llama")
     file = as_single_bin(folder)
-    os.truncate(file, file.stat().st_size // 2)
+    os.truncate(file, int(file.stat().st_size * kept))
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not a whole file"):
         load_decoder(folder)
 
@@ -234,6 +241,8 @@ def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
             lambda tensors: tensors.update({NORM: torch.ones(64, dtype=torch.int32)}),
             rf"{WEIGHTS}: {NORM} is torch.int32, must be floating point",
         ),
+        (lambda tensors: tensors[GATE][3].fill_(torch.nan), rf"{WEIGHTS}: {GATE} holds NaN or infinity"),
+        (lambda tensors: tensors[NORM][3:4].fill_(-torch.inf), rf"{WEIGHTS}: {NORM} holds NaN or infinity"),
     ],
 )
 def test_tensors_that_do_not_fit_the_config_are_refused_by_name(
@@ -242,6 +251,13 @@ def test_tensors_that_do_not_fit_the_config_are_refused_by_name(
     _, folder = save_tiny(tmp_path, "llama")
     change_tensors(folder, change)
     with pytest.raises(CheckpointError, match=message):
+        load_decoder(folder)
+
+
+def test_config_that_claims_a_billion_layers_is_refused_at_once(tmp_path: Path) -> None:
+    _, folder = save_tiny(tmp_path, "llama")
+    change_config(folder, num_hidden_layers=10**9)
+    with pytest.raises(CheckpointError, match=r"lacks the tensor model\.layers\.3\."):
         load_decoder(folder)
 
 

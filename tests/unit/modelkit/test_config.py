@@ -1,6 +1,7 @@
 """config.json: what is read, what is assumed, what is refused."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_zhinao_layout_has_the_published_shapes(
 ) -> None:
     variant = next(variant for variant in PUBLISHED["variants"] if variant["shared"] == shared)
     config = parse_config(published_config(variant))
-    shapes = tensor_shapes(config)
+    shapes = dict(tensor_shapes(config))
     layer = "model.layers.0"
     assert len(shapes) == 8 * config.num_layers + 3
     assert shapes["model.embed_tokens.weight"] == shapes["lm_head.weight"] == (158464, qkv_shape[1])
@@ -116,7 +117,9 @@ def test_both_spellings_of_rope_settings_are_read(spelling: dict[str, Any]) -> N
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types holds .*sliding_attention"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*sliding_attention"),
+        ({"layer_types": 5}, "layer_types is 5"),
+        ({"layer_types": [["full_attention"]]}, "layer_types is"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config is .*gptq"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
@@ -128,6 +131,8 @@ def test_both_spellings_of_rope_settings_are_read(spelling: dict[str, Any]) -> N
         ({"hidden_size": 0}, "hidden_size is 0"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps is -1e-06"),
+        ({"rms_norm_eps": math.inf}, "rms_norm_eps is inf"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ({"hidden_size": 66}, "hidden_size 66 is not a multiple of num_attention_heads 4"),
         ({"head_dim": 15}, "head_dim 15 is odd"),
@@ -141,12 +146,17 @@ def test_config_we_cannot_run_is_refused_with_key_and_value(change: dict[str, An
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), (b'{"archi', "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[]", "not list")],
+    [
+        (None, "cannot be read"),
+        (b'{"archi', "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[]", "must hold a JSON object, not list"),
+    ],
 )
 def test_broken_config_file_is_refused_by_name(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"config.json.*{message}"):
+    with pytest.raises(CheckpointError, match=f"^[^:]*config.json {message}"):
         read_config(tmp_path)
 
 
