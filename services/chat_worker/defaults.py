@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, model_validator
 
 from modelkit.tokenizer import Tokenizer
 
@@ -24,28 +25,46 @@ class GenerationDefaults:
     def read(cls, folder: Path, tokenizer: Tokenizer) -> "GenerationDefaults":
         """Read generation_config.json, and config.json for the end tokens; what neither says is OpenAI's default.
 
-        do_sample false there means greedy. Raises ValueError naming the file and field if one is not as expected.
+        do_sample false there means greedy. Raises ValueError naming the file and field if one is not as expected, or
+        if end tokens are named but none is in the vocabulary: no answer would ever end.
         """
-        generation = _GenerationConfig.read(folder / "generation_config.json")
-        end_ids = generation.end_ids or _GenerationConfig.read(folder / "config.json").end_ids
-        if "<eod>" in tokenizer.control_ids:
-            end_ids |= {tokenizer.control_ids[text] for text in _ZHINAO_ENDS}
+        file = folder / "generation_config.json"
+        generation = _GenerationConfig.read(file)
+        named_ids = generation.end_ids
+        if not named_ids:
+            file = folder / "config.json"
+            named_ids = _GenerationConfig.read(file).end_ids
+        control_ids, vocab_size = tokenizer.control_ids, tokenizer.vocab_size
+        end_ids = {token_id for token_id in named_ids if 0 <= token_id < vocab_size}
+        if "<eod>" in control_ids:
+            end_ids |= {control_ids[text] for text in _ZHINAO_ENDS if text in control_ids}
+        if named_ids and not end_ids:
+            raise ValueError(
+                f"{file}: eos_token_id is {sorted(named_ids)}, the tokenizer has ids 0 to {vocab_size - 1}"
+            )
         return cls(
             temperature=0.0 if generation.do_sample is False else generation.temperature,
             top_p=generation.top_p,
-            top_k=generation.top_k,
+            top_k=max(0, generation.top_k),  # -1 means off as 0 does
             end_token_ids=frozenset(end_ids),
         )
 
 
 class _GenerationConfig(BaseModel):
-    """The keys that matter here, with OpenAI's defaults; others are ignored."""
+    """The keys that matter here, with OpenAI's defaults where one is absent or null; others are ignored."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=-1, lt=2**32)
     do_sample: bool | None = None
     eos_token_id: int | list[int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, raw: object) -> object:
+        if not isinstance(raw, dict):
+            return raw
+        return {key: value for key, value in cast(dict[str, object], raw).items() if value is not None}
 
     @property
     def end_ids(self) -> set[int]:

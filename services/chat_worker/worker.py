@@ -51,6 +51,13 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
     config = read_config(folder)
     max_model_len = _window(settings.max_model_len, config, folder)
     tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{folder / 'config.json'}: vocab_size is {config.vocab_size}, but the tokenizer beside it has "
+            f"{tokenizer.vocab_size} ids"
+        )
+    defaults = GenerationDefaults.read(folder, tokenizer)
+    template = load_chat_template(folder, tokenizer)
     decoder = load_decoder(folder, settings.dtype)
     num_blocks = _num_blocks(settings, config, dtype, max_model_len)
     pool = KVPool(
@@ -65,8 +72,8 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
     runner = ModelRunner(decoder, pool, block_len=settings.block_len)
     prompts = PromptBuilder(
         tokenizer,
-        load_chat_template(folder, tokenizer),
-        GenerationDefaults.read(folder, tokenizer),
+        template,
+        defaults,
         model_id=settings.model_id,
         max_model_len=max_model_len,
     )

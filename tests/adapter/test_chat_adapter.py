@@ -14,6 +14,7 @@ from modelkit.checkpoint import load_decoder
 from modelkit.tokenizer import load_tokenizer
 from tests.adapter.conftest import MakeAdapter
 from tests.fakes import pb_utils
+from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 from zhinao.chat.v1 import chat_pb2
 
 USER, SYSTEM = chat_pb2.ROLE_USER, chat_pb2.ROLE_SYSTEM
@@ -272,6 +273,14 @@ def test_tokens_are_counted_in_the_metrics(make_adapter: MakeAdapter) -> None:
 def test_a_broken_checkpoint_is_tritons_load_error_in_its_own_words(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     with pytest.raises(pb_utils.TritonModelException, match=r"config\.json"):
         make_adapter(model_path=str(tmp_path))
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused_with_both_numbers(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = write_tiny_zhinao(tmp_path, vocab_size=1000)
+    with pytest.raises(pb_utils.TritonModelException, match=r"config\.json: vocab_size is 1000, .* 1024 ids"):
+        make_adapter(model_path=str(folder))
 
 
 def test_a_window_beyond_the_checkpoints_is_refused_with_both_numbers(make_adapter: MakeAdapter) -> None:

@@ -90,6 +90,10 @@ def test_a_base_model_refuses_conversations_and_points_to_completions() -> None:
         ({}, {"eos_token_id": [3, 4]}, ByteTokenizer(), (1.0, 1.0, 0, {3, 4})),
         ({"do_sample": False, "temperature": 0.6}, {}, ByteTokenizer(), (0.0, 1.0, 0, set())),
         ({"do_sample": True, "top_k": 0, "top_p": 0.8}, {}, TOKENIZER, (1.0, 0.8, 0, {256, 257, 258})),
+        ({"temperature": None, "top_p": None, "top_k": -1}, {}, ByteTokenizer(), (1.0, 1.0, 0, set())),
+        ({"eos_token_id": [2, 158326]}, {}, ByteTokenizer(), (1.0, 1.0, 0, {2})),
+        ({"eos_token_id": 158326}, {}, TOKENIZER, (1.0, 1.0, 0, {256, 257, 258})),
+        ({}, {}, ByteTokenizer("<eod>"), (1.0, 1.0, 0, {256})),
     ],
 )
 def test_defaults_are_read_from_the_checkpoint(
@@ -105,7 +109,16 @@ def test_defaults_are_read_from_the_checkpoint(
     assert (defaults.temperature, defaults.top_p, defaults.top_k, defaults.end_token_ids) == expected
 
 
-def test_a_broken_generation_config_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_text('{"temperature": "warm"}')
-    with pytest.raises(ValueError, match=r"generation_config\.json(.|\n)*temperature"):
-        GenerationDefaults.read(tmp_path, TOKENIZER)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("temperature", value) for value in ("warm", -1, 5.0)),
+        *(("top_p", value) for value in (0, 1.5)),
+        *(("top_k", value) for value in (-2, 10**30)),
+        *(("eos_token_id", value) for value in (158326, -1, [158326, 158332])),
+    ],
+)
+def test_a_generation_config_no_answer_could_follow_is_refused_by_name(tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(ValueError, match=rf"generation_config\.json(.|\n)*{key}"):
+        GenerationDefaults.read(tmp_path, ByteTokenizer())
