@@ -61,8 +61,8 @@ def test_a_killed_part_is_started_again_and_the_restart_is_counted(state: StateF
 
 
 def test_a_child_that_outlived_its_killed_part_is_ended_before_the_next_start(state: StateFolder) -> None:
-    child = f"python3 -c 'import time; time.sleep(600)' {state.shm_prefix}stub & true"
-    wait_until_ready(start(state, before=child), state, lambda _name: None)
+    only_once = f"if mkdir once; then python3 -c 'import time; time.sleep(600)' {state.shm_prefix}stub & fi"
+    wait_until_ready(start(state, before=only_once), state, lambda _name: None)
     part = psutil.Process(mesh_status(state).parts[0].pid or 0)
     (orphan,) = part.children()
 
