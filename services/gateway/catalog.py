@@ -28,7 +28,7 @@ class Catalog:
         for model in self.models:
             if model.id == model_id:
                 return model
-        raise _not_found(f"the model {model_id!r} does not exist; GET /v1/models lists those that do")
+        raise _not_found(f"the model {model_id!r:.80} does not exist; GET /v1/models lists those that do")
 
     def find_chat(self, model_id: str | None) -> ServedModel:
         """The chat model that a request names, or the first one when it names none; MODEL_NOT_FOUND otherwise."""

@@ -76,6 +76,13 @@ async def test_an_unknown_model_is_not_found(mesh: Mesh) -> None:
     assert mesh.triton.received == []
 
 
+async def test_a_model_of_a_long_name_is_not_found_in_few_words(mesh: Mesh) -> None:
+    error, _ = await failure(mesh, question(model="m" * 50_000))  # more than a status can carry
+
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert len(error.details() or "") < 200
+
+
 async def test_an_internal_failure_says_only_its_request_id(mesh: Mesh) -> None:
     mesh.triton.script = [ErrorText("Traceback: secret")]
 
