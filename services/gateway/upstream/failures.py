@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 # What Triton says of a model it has not loaded yet, or no longer serves because it is exiting.
 _NOT_SERVED: Final = re.compile(r"unknown model|stopped accepting|server (is )?not ready", re.IGNORECASE)
 # What Envoy, or gRPC without an Envoy, says when nobody took the request: the worker is starting, or starting again.
-_NOBODY_THERE: Final = re.compile(r"no healthy upstream|connection refused", re.IGNORECASE)
+_NOBODY_THERE: Final = re.compile(r"no healthy upstream|remote connection failure|connection refused", re.IGNORECASE)
 _WORKER_DIED: Final = re.compile(r"stub process .* is not healthy", re.IGNORECASE)  # until Triton is restarted
 
 
