@@ -15,7 +15,7 @@ class GatewaySettings(BaseSettings):
     http_port: int = Field(ge=0, le=65535)  # 0 takes any free port
     grpc_port: int = Field(ge=0, le=65535)
     upstream: str = Field(pattern=r"^.+:\d+$")  # host:port of Envoy's internal listener
-    models: tuple[ServedModel, ...] = Field(min_length=1)
+    models: tuple[ServedModel, ...]
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
     drain_timeout_s: float = Field(default=30.0, gt=0)  # how long a shutdown waits for running answers

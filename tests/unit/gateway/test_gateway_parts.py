@@ -61,7 +61,6 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("http_port", 70_000),
         ("upstream", "nowhere"),
-        ("models", ()),
         ("models", (CHAT, CHAT)),
         ("max_body_bytes", 0),
         ("request_timeout_s", -1),
