@@ -1,5 +1,6 @@
 """The `zhinao` command line: names, options and help texts; what they do is in the module of each command."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,8 @@ StateOption = Annotated[
 
 
 def _folder(path: Path | None) -> StateFolder:
-    return StateFolder((path or default_state_folder()).expanduser().resolve())
+    # os.path's leaves an unknown ~name as it is, and so do shells; Path's raises.
+    return StateFolder(Path(os.path.expanduser(path or default_state_folder())).resolve())
 
 
 @app.command()
@@ -58,9 +60,10 @@ def down(state: StateOption = None) -> None:
     """Stop a mesh and remove everything it left but its logs."""
     from mesh.teardown import bring_down
 
-    folder = _folder(state)
-    with shown_failures(), folder.lock():
-        bring_down(folder, typer.echo)
+    with shown_failures():
+        folder = _folder(state)
+        with folder.lock():
+            bring_down(folder, typer.echo)
 
 
 @app.command()

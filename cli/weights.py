@@ -1,5 +1,6 @@
 """Finds the folder of a checkpoint: one on disk, the demo model, or one fetched by name; reads no weights."""
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ def find_checkpoint(source: str | None) -> Path:
     """Absolute folder of the weights. source: folder, name on Hugging Face, or None for the demo model."""
     if source is None:
         return _demo()
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if folder.is_dir():
         return folder.absolute()
     if _HUB_NAME.fullmatch(source):

@@ -1,5 +1,6 @@
 """Decides which ports a mesh uses and who is in the way; opens none for longer than a look."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -20,13 +21,15 @@ def blocks(edge_port: int) -> Iterator[int]:
 
 
 def is_free(host: str, port: int) -> bool:
-    """True if a server could listen there now."""
+    """True if a server could listen there now, False if one does. Raises OSError if none ever could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closed connection in TIME_WAIT is no obstacle
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             return False
     return True
 
@@ -42,9 +45,12 @@ def choose_block(edge_port: int, num_ports: int) -> int:
 
 
 def check_edge(host: str, port: int) -> None:
-    """Raise MeshFailure, naming the process in the way, if the edge cannot listen there."""
-    if is_free(host, port):
-        return
+    """Raise MeshFailure, naming what is in the way, if the edge cannot listen there."""
+    try:
+        if is_free(host, port):
+            return
+    except OSError as error:
+        raise MeshFailure(f"cannot listen on port {port} of {host}: {error.strerror}") from error
     raise MeshFailure(
         f"port {port} on {host} is taken by {holder(port)}; stop it, or choose another: --port {port + 1}"
     )

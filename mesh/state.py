@@ -101,8 +101,13 @@ class StateFolder:
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Generator[None]:
-        """Hold this mesh for one command. Raises MeshFailure if another one holds it, unless told to wait for that."""
+        """Hold this mesh for one command. Raises MeshFailure if another one holds it, unless told to wait for that.
+
+        Also refuses a folder of someone else's files: `up` and `down` remove folders called `run` and `logs` in it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        if any(self.path.iterdir()) and not (self.path / "lock").is_file():
+            raise MeshFailure(f"{self.path} holds files that are no mesh's; give --state a new or an empty folder")
         with (self.path / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

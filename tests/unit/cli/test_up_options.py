@@ -127,6 +127,7 @@ def test_a_source_that_is_neither_folder_nor_name_is_refused() -> None:
     [
         (["up", "--chat-dtype", "int4"], 2, "zhinao: not available yet: --chat-dtype int4"),
         (["up", "--chat-model", "/no/such/folder"], 2, "neither a folder"),
+        (["up", "--chat-model", "~nobody-is-called-so/x"], 2, "neither a folder"),
         (["up", "--port", "0"], 2, "--port"),
         (["up", "--embed-model", "x"], 2, "--embed-model"),
         (["down"], 0, "no mesh was running"),
@@ -138,6 +139,17 @@ def test_exit_codes_and_words_at_the_terminal(arguments: list[str], code: int, s
 
     assert result.exit_code == code, result.output
     assert said in result.output
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_state_folder_that_cannot_be_made_is_named_without_a_traceback(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    result = CliRunner().invoke(app, [command, "--state", str(file / "state")])
+
+    assert result.exit_code == 1
+    assert result.output == f"zhinao: [Errno 20] Not a directory: '{file / 'state'}'\n"
 
 
 def test_status_of_no_mesh_is_json_with_no_parts(tmp_path: Path) -> None:

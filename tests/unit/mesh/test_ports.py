@@ -52,6 +52,11 @@ def test_a_taken_edge_port_names_the_port_the_process_and_the_way_out() -> None:
             check_edge("127.0.0.1", port)
 
 
+def test_an_address_that_is_not_this_machines_is_not_called_taken() -> None:
+    with pytest.raises(MeshFailure, match=r"port 8360 of 192\.0\.2\.1: Cannot assign requested address"):
+        check_edge("192.0.2.1", 8360)
+
+
 def test_a_free_edge_port_passes() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -53,3 +53,13 @@ def test_a_second_command_is_refused_while_the_first_holds_the_mesh(tmp_path: Pa
 
     with state.lock():
         pass
+
+
+def test_a_folder_of_other_files_is_refused_before_anything_in_it_is_removed(tmp_path: Path) -> None:
+    precious = tmp_path / "run" / "precious"
+    precious.mkdir(parents=True)
+
+    with pytest.raises(MeshFailure, match="no mesh's"), StateFolder(tmp_path).lock():
+        pass
+
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
