@@ -72,6 +72,8 @@ def first_model(client: openai.OpenAI, url: str) -> str:
         served = [model.id for model in client.models.list()]
     except openai.APIError as error:
         raise MeshFailure(f"{url} does not answer ({one_line(error)}); is the mesh up? zhinao up starts it") from error
+    except AttributeError as error:  # how the client takes a page that is no JSON
+        raise MeshFailure(f"{url} answers, but not as an OpenAI-compatible server does") from error
     if not served:
         raise MeshFailure(f"{url} serves no model")
     return served[0]
@@ -96,11 +98,11 @@ def prompt_session() -> PromptSession[str]:
 
 
 def pipe() -> str:
-    """Read one line of standard input; each is a message of its own. Raises EOFError at the end."""
-    line = sys.stdin.readline()
+    """Read one line of standard input, whose bytes may be anything; each is a message of its own. EOFError at the end."""
+    line = sys.stdin.buffer.readline()
     if not line:
         raise EOFError
-    return line
+    return line.decode(errors="replace")
 
 
 def _message(turn: Turn) -> ChatCompletionMessageParam:

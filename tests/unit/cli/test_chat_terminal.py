@@ -57,9 +57,9 @@ def test_ctrl_d_on_an_empty_line_leaves_and_ctrl_c_gives_up_the_line() -> None:
 
 
 def test_a_pipe_gives_a_message_a_line_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\xff")))
 
-    assert [pipe(), pipe()] == ["one\n", "two\n"]
+    assert [pipe(), pipe(), pipe()] == ["one\n", "two\n", "\ufffd"]
     with pytest.raises(EOFError):
         pipe()
 
@@ -108,6 +108,13 @@ def test_the_first_served_model_is_the_default() -> None:
     listing = {"object": "list", "data": [{"id": "a", "object": "model"}, {"id": "b", "object": "model"}]}
 
     assert first_model(client(lambda _request: httpx2.Response(200, json=listing)), "http://mesh") == "a"
+
+
+def test_a_server_of_something_else_is_called_so() -> None:
+    page = httpx2.Response(200, text="<html>", headers={"content-type": "text/html"})
+
+    with pytest.raises(MeshFailure, match="http://mesh answers, but not as an OpenAI"):
+        first_model(client(lambda _request: page), "http://mesh")
 
 
 def test_no_mesh_is_said_with_the_way_to_start_one() -> None:
