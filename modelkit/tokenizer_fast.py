@@ -39,7 +39,10 @@ class FastTokenizer:
         added = backend.get_added_tokens_decoder()
         special = [token.content for token in added.values() if token.special]
         ids = {text: backend.token_to_id(text) for text in [*special, *config.named_tokens.values()]}
-        self._control_ids = MappingProxyType({text: i for text, i in ids.items() if i is not None})
+        letter_ids = {backend.token_to_id(letter) for letter in _BYTE_OF}  # `!` as pad_token: a byte must stay text
+        self._control_ids = MappingProxyType(
+            {text: i for text, i in ids.items() if i is not None and i not in letter_ids}
+        )
         self._bytes = self._list_bytes({i: token.content for i, token in added.items()})
         self._spelled = {i: self._spell(text) for text, i in self._control_ids.items()}
         self._prefix_ids = self._find_prefix()
@@ -99,8 +102,7 @@ class FastTokenizer:
     def _spell(self, text: str) -> tuple[int, ...]:
         """The ids of a text byte by byte; a byte that has no token of its own is left out, as the BPE does."""
         letters = (self._backend.token_to_id(_LETTER_OF[byte]) for byte in text.encode())
-        controls = self._control_ids.values()
-        return tuple(token_id for token_id in letters if token_id is not None and token_id not in controls)
+        return tuple(token_id for token_id in letters if token_id is not None)
 
     def _find_prefix(self) -> tuple[int, ...]:
         example = self._backend.encode("a", add_special_tokens=True)

@@ -167,6 +167,12 @@ def test_a_token_named_by_the_config_is_control_even_if_not_marked(tmp_path: Pat
     assert tokenizer.token_bytes(257) == b"<tool>"
 
 
+def test_a_single_character_named_as_padding_stays_text(tmp_path: Path) -> None:
+    tokenizer = load(byte_level(models.BPE(bytes_and(), [])), tmp_path, {"pad_token": "!"})
+
+    assert tokenizer.decode(tokenizer.encode("hi! a!!b")) == "hi! a!!b"
+
+
 def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
     backend = byte_level(models.BPE(bytes_and(), []))
     backend.enable_truncation(4)
