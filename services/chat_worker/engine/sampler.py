@@ -9,6 +9,8 @@ from torch import Tensor
 
 from services.chat_worker.engine.sequence import Sampling
 
+_COLDEST = float(torch.finfo(torch.float32).tiny)  # anything colder may become 0, and 0 / 0 is no logit
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
@@ -54,7 +56,7 @@ def uniform(seed: int, position: int) -> float:
 
 def _draw(logits: Tensor, samplings: list[Sampling], positions: list[int]) -> Tensor:
     """Sample each row after temperature, top-k and top-p, in that order. Returns (rows,) token ids."""
-    temperatures = torch.tensor([sampling.temperature for sampling in samplings])[:, None]
+    temperatures = torch.tensor([max(sampling.temperature, _COLDEST) for sampling in samplings])[:, None]
     vocab = logits.shape[-1]
     top_k = torch.tensor([sampling.top_k or vocab for sampling in samplings])[:, None]
     top_p = torch.tensor([sampling.top_p for sampling in samplings], dtype=torch.float64)[:, None]

@@ -18,7 +18,7 @@ def make_sampling(
 def oracle(logits: list[float], sampling: Sampling, position: int) -> int:
     """Temperature, then top-k, then top-p, then the inverse of the distribution function, one step at a time."""
     order = sorted(range(len(logits)), key=lambda token: -logits[token])
-    if sampling.temperature == 0:
+    if sampling.temperature < 1e-30:
         return order[0]
     if sampling.top_k:
         order = order[: sampling.top_k]
@@ -42,6 +42,7 @@ def oracle(logits: list[float], sampling: Sampling, position: int) -> int:
         make_sampling(temperature=0),
         make_sampling(),
         make_sampling(temperature=0.3),
+        make_sampling(temperature=1e-50),
         make_sampling(temperature=2.0),
         make_sampling(top_k=1),
         make_sampling(top_k=3),
