@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import secrets
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ class ChatAdapter:
     def __init__(self, settings: ChatSettings) -> None:
         self._settings = settings
         self._ids = itertools.count()
+        # A request holds one place from the door to its last response. A semaphore: three threads end requests.
+        self._places = threading.BoundedSemaphore(settings.max_requests)
         self._outbox = Outbox(abort=self._abort, publish=LoadMetrics(settings.model_id).publish)
         self._worker: ChatWorker = build_worker(settings, self._outbox)
         self._tokenising = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
@@ -87,11 +90,12 @@ class ChatAdapter:
             return
         if operation != Operation.GENERATE:
             raise MeshError(Reason.UNKNOWN_RPC, f"operation {operation!r} is unknown to a chat worker")
-        if self._outbox.num_open >= self._settings.max_requests:
-            raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
         tensor = pb_utils.get_input_tensor_by_name(request, REQUEST_TENSOR)
         assert tensor is not None, "Triton refuses requests without their input tensor"
-        self._tokenising.submit(self._begin, bytes(tensor.as_numpy().reshape(-1)[0]), sender)
+        data = bytes(tensor.as_numpy().reshape(-1)[0])
+        if not self._places.acquire(blocking=False):
+            raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
+        self._tokenising.submit(self._begin, data, sender)
 
     def _begin(self, data: bytes, sender: ResponseSender) -> None:
         """Check and tokenise a request, then hand it to the engine."""
@@ -102,12 +106,14 @@ class ChatAdapter:
             seed = seed if request.seed is None else request.seed
             prepared = self._worker.prompts.prepare(request, fallback_seed=seed)
         except MeshError as error:
+            self._places.release()
             _send_error(sender, error)
         except Exception:  # boundary: a request without an answer is a hung client
             log.exception("a request could not be prepared")
+            self._places.release()
             _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
         else:
-            self._outbox.open(sequence_id, _TritonReply(sender, self._encoder(seed)))
+            self._outbox.open(sequence_id, _TritonReply(sender, self._encoder(seed), self._places.release))
             self._worker.submit(sequence_id, prepared)
 
     def _encoder(self, seed: int) -> Callable[[Piece], bytes]:
@@ -149,19 +155,24 @@ class LoadMetrics:
 
 
 class _TritonReply:
-    """The way back to one caller through Triton."""
+    """The way back to one caller through Triton. leave: gives up the caller's place in the worker."""
 
-    def __init__(self, sender: ResponseSender, encode: Callable[[Piece], bytes]) -> None:
+    def __init__(self, sender: ResponseSender, encode: Callable[[Piece], bytes], leave: Callable[[], None]) -> None:
         self._sender = sender
         self._encode = encode
+        self._leave = leave
 
     def send(self, piece: Piece, *, last: bool) -> None:
         self._sender.send(_response(self._encode(piece)), flags=_FINAL if last else 0)
+        if last:
+            self._leave()
 
     def fail(self, error: MeshError) -> None:
+        self._leave()
         _send_error(self._sender, error)
 
     def drop(self) -> None:
+        self._leave()
         self._sender.send(flags=_FINAL)
 
     def is_cancelled(self) -> bool:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from meshkit.errors import MeshError, Reason
@@ -67,13 +68,9 @@ class Outbox:
         self._publish = publish
         self._messages: queue.SimpleQueue[_Open | _Emit | _Fail | None] = queue.SimpleQueue()
         self._replies: dict[SequenceId, Reply] = {}
-        self._load: Load | None = None  # the newest that was not published yet
+        self._load: Load | None = None  # the newest; only the engine's thread sets it
+        self._published: Load | None = None
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-
-    @property
-    def num_open(self) -> int:
-        """Callers who wait for an answer."""
-        return len(self._replies)
 
     def start(self) -> None:
         """Start the thread."""
@@ -110,20 +107,21 @@ class Outbox:
             else:
                 if message is None:
                     return
-                self._guard(message)
+                self._guard(message.sequence_id, partial(self._deliver, message))
             if time.monotonic() - polled_s >= _POLL_S:
                 self._poll()
                 polled_s = time.monotonic()
 
-    def _guard(self, message: _Open | _Emit | _Fail) -> None:
-        """Deliver a message; a caller who cannot be answered must not silence the others."""
+    def _guard(self, sequence_id: SequenceId, act: Callable[[], None]) -> None:
+        """Do something for a caller; one who cannot be answered must not silence the others."""
         try:
-            self._deliver(message)
+            act()
         except Exception:  # boundary: this thread answers everybody
-            log.exception("sequence %s could not be answered", message.sequence_id)
-            self._abort(message.sequence_id)
-            if (reply := self._replies.pop(message.sequence_id, None)) is not None:
-                reply.fail(MeshError(Reason.INTERNAL, "the answer could not be sent"))
+            log.exception("sequence %s could not be answered", sequence_id)
+            self._abort(sequence_id)
+            if (reply := self._replies.pop(sequence_id, None)) is not None:
+                error = MeshError(Reason.INTERNAL, "the answer could not be sent")
+                self._guard(sequence_id, partial(reply.fail, error))
 
     def _deliver(self, message: _Open | _Emit | _Fail) -> None:
         match message:
@@ -143,10 +141,14 @@ class Outbox:
 
     def _poll(self) -> None:
         for sequence_id, reply in list(self._replies.items()):
-            if reply.is_cancelled():
-                del self._replies[sequence_id]
-                self._abort(sequence_id)
-                reply.drop()
-        load, self._load = self._load, None
-        if load is not None:
+            self._guard(sequence_id, partial(self._drop_if_left, sequence_id, reply))
+        load = self._load
+        if load is not None and load is not self._published:
             self._publish(load)
+            self._published = load
+
+    def _drop_if_left(self, sequence_id: SequenceId, reply: Reply) -> None:
+        if reply.is_cancelled():
+            del self._replies[sequence_id]
+            self._abort(sequence_id)
+            reply.drop()

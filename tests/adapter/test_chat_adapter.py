@@ -262,6 +262,33 @@ def test_more_requests_than_the_worker_takes_are_refused_at_the_door(
     error = failure(adapter, chat((USER, "me too"), **greedy(4)))
     assert error.reason is Reason.QUEUE_FULL
     running.leave()
+    running.collect()
+    assert wait_for("vllm:num_requests_running", 0)
+    assert answer(adapter, chat((USER, "and now"), **greedy(4)))
+
+
+def test_a_burst_is_refused_at_the_door_before_any_of_it_is_tokenised(
+    make_adapter: MakeAdapter, endless_zhinao: Path
+) -> None:
+    adapter = make_adapter(max_requests="2", model_path=str(endless_zhinao))
+    request = chat((USER, "go on"), **greedy(4000)).SerializeToString()
+    calls = [pb_utils.InferenceRequest(request) for _ in range(50)]
+    adapter.execute(calls)
+    for call in calls:
+        call.sender.leave()
+    refusals = [error.message for _, error in (call.sender.collect() for call in calls) if error is not None]
+    assert len(refusals) == 48
+    assert all("QUEUE_FULL" in message for message in refusals)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 9999], ids=["answered", "refused"])
+def test_a_request_that_ended_makes_room_for_the_next(make_adapter: MakeAdapter, max_tokens: int) -> None:
+    adapter = make_adapter(max_requests="1")
+    num_ended, deadline = 0, time.monotonic() + 5
+    while num_ended < 3 and time.monotonic() < deadline:
+        _, error = send(adapter, chat((USER, "hi"), **greedy(max_tokens))).collect()
+        num_ended += error is None or "QUEUE_FULL" not in error.message
+    assert num_ended == 3
 
 
 def test_tokens_are_counted_in_the_metrics(make_adapter: MakeAdapter) -> None:

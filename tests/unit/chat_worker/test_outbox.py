@@ -16,24 +16,30 @@ ONE, TWO = SequenceId(1), SequenceId(2)
 
 
 class RecordingReply:
-    def __init__(self, *, breaks: bool = False) -> None:
+    def __init__(self, *breaks: str) -> None:
         self.said: queue.Queue[str] = queue.Queue()
         self.has_left = False
         self._breaks = breaks
 
     def send(self, piece: Piece, *, last: bool) -> None:
-        if self._breaks:
-            raise RuntimeError("the pipe broke")
+        self._try("send")
         self.said.put(piece.text + ("." if last else ""))
 
     def fail(self, error: MeshError) -> None:
+        self._try("fail")
         self.said.put(error.reason)
 
     def drop(self) -> None:
+        self._try("drop")
         self.said.put("dropped")
 
     def is_cancelled(self) -> bool:
+        self._try("is_cancelled")
         return self.has_left
+
+    def _try(self, action: str) -> None:
+        if action in self._breaks:
+            raise RuntimeError(f"the pipe broke in {action}")
 
 
 class Harness:
@@ -85,7 +91,7 @@ def test_a_piece_for_nobody_makes_the_engine_stop_it(harness: Harness) -> None:
 
 
 def test_a_caller_who_cannot_be_answered_does_not_silence_the_others(harness: Harness) -> None:
-    broken, fine = RecordingReply(breaks=True), RecordingReply()
+    broken, fine = RecordingReply("send"), RecordingReply()
     harness.outbox.open(ONE, broken)
     harness.outbox.open(TWO, fine)
     harness.outbox.emit(ONE, Piece("x", ()))
@@ -93,6 +99,21 @@ def test_a_caller_who_cannot_be_answered_does_not_silence_the_others(harness: Ha
     assert said(broken, 1) == ["INTERNAL"]
     assert said(fine, 1) == ["!."]
     assert harness.aborted.get(timeout=5) == ONE
+
+
+@pytest.mark.parametrize("breaks", [("send", "fail"), ("is_cancelled",), ("is_cancelled", "fail"), ("drop", "fail")])
+def test_a_caller_who_cannot_even_be_refused_does_not_silence_the_others(
+    harness: Harness, breaks: tuple[str, ...]
+) -> None:
+    broken, fine = RecordingReply(*breaks), RecordingReply()
+    harness.outbox.open(ONE, broken)
+    harness.outbox.open(TWO, fine)
+    broken.has_left = True
+    if "send" in breaks:
+        harness.outbox.emit(ONE, Piece("x", ()))
+    assert harness.aborted.get(timeout=5) == ONE
+    harness.outbox.emit(TWO, LAST)
+    assert said(fine, 1) == ["!."]
 
 
 def test_only_the_newest_load_is_published(harness: Harness) -> None:
