@@ -137,9 +137,15 @@ def test_a_step_that_fails_answers_every_sequence_in_it_and_the_engine_lives_on(
 def test_closing_fails_what_is_unfinished() -> None:
     engine = Engine()
     answer = engine.submit(1, b"x", max_tokens=100)
-    closing = threading.Thread(target=engine.loop.close)
+    closing, told = threading.Thread(target=engine.loop.close), threading.Event()
+
+    def tell() -> None:  # on the engine's own thread, so that it cannot finish the answer first
+        closing.start()
+        told.set()
+
+    engine.loop.ping(tell)
     engine.loop.start()
-    closing.start()
+    assert told.wait(5)
     closing.join(5)
     assert engine.sink.errors[answer].reason is Reason.NOT_READY
     assert not engine.loop.is_running
