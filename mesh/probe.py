@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import struct
 from enum import StrEnum
 from typing import Final
@@ -31,11 +32,13 @@ def ping_worker(target: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
 
     Triton's own ready check is not enough: it passes with a dead Python stub.
     """
+    host, _, port = target.rpartition(":")
+    try:
+        # A plain connection: Ctrl-C in the wait of grpc.channel_ready_future can leave its lock taken, for ever.
+        socket.create_connection((host, int(port)), timeout=timeout_s).close()
+    except OSError:
+        return Health.STARTING
     with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=min(timeout_s, 1.0))
-        except grpc.FutureTimeoutError:
-            return Health.STARTING
         infer = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=ModelInferRequest.SerializeToString,

@@ -1,7 +1,9 @@
 """What the probes make of answers."""
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from mesh.failure import MeshFailure
-from mesh.probe import Health, generate_token, get_ready
+from mesh.probe import Health, generate_token, get_ready, ping_worker
 
 
 @contextmanager
@@ -48,6 +50,17 @@ def test_a_closed_port_is_starting() -> None:
         pass
 
     assert get_ready(address) is Health.STARTING
+
+
+def test_a_worker_that_does_not_listen_yet_is_starting_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    began_s = time.monotonic()
+
+    health = ping_worker(f"127.0.0.1:{port}")
+
+    assert health is Health.STARTING
+    assert time.monotonic() - began_s < 0.5  # it waits for nothing that Ctrl-C could break
 
 
 def test_a_chat_model_answers_at_the_chat_endpoint() -> None:
