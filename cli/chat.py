@@ -98,7 +98,7 @@ def prompt_session() -> PromptSession[str]:
 
 
 def pipe() -> str:
-    """Read one line of standard input, whose bytes may be anything; each is a message of its own. EOFError at the end."""
+    """Read one line of standard input, of whatever bytes; each is a message of its own. Raises EOFError at the end."""
     line = sys.stdin.buffer.readline()
     if not line:
         raise EOFError
