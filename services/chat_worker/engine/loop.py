@@ -78,6 +78,11 @@ class Generation:
     started_s: float | None = None
     first_token_s: float | None = None
 
+    def begin(self, now_s: float) -> None:
+        """Note the first step that computes something of it; a preempted sequence began long ago."""
+        if self.started_s is None:
+            self.started_s = now_s
+
     def take(self, token: Sampled) -> tuple[str, FinishReason | None]:
         """The text a new token adds, and why the answer ends with it, if it does."""
         ends = token.token_id in self.sequence.stop.token_ids
@@ -122,6 +127,7 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._generations: dict[SequenceId, Generation] = {}
         self._stopping = False
+        self._broken = False
         self._prompt_tokens = 0
         self._generation_tokens = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -151,7 +157,7 @@ class EngineLoop:
     @property
     def is_running(self) -> bool:
         """Whether what is submitted will be answered."""
-        return self._thread.is_alive() and not self._stopping
+        return self._thread.is_alive() and not (self._stopping or self._broken)
 
     def _run(self) -> None:
         try:
@@ -159,11 +165,11 @@ class EngineLoop:
                 self._turn()
         except Exception:
             log.exception("the engine loop broke; only a restart of the worker helps")
-        self._stopping = True
-        while not self._inbox.empty():
+            self._broken = True
+        self._fail_all()
+        while not (self._stopping and self._inbox.empty()):  # a request on its way here needs an answer too
             self._inbox.get()()
-        for sequence_id in list(self._generations):
-            self._fail(sequence_id, MeshError(Reason.NOT_READY, "the worker is shutting down"))
+            self._fail_all()
 
     def _turn(self) -> None:
         self._read_inbox()
@@ -195,13 +201,15 @@ class EngineLoop:
         self._drop(sequence_id)
         self._sink.fail(sequence_id, error)
 
+    def _fail_all(self) -> None:
+        for sequence_id in list(self._generations):
+            self._fail(sequence_id, MeshError(Reason.NOT_READY, "the worker is shutting down"))
+
     def _step(self) -> None:
         chunks = self._scheduler.schedule()
         now_s = self._clock()
         for chunk in chunks:
-            generation = self._generations[chunk.sequence.id]
-            if generation.started_s is None:
-                generation.started_s = now_s
+            self._generations[chunk.sequence.id].begin(now_s)
         try:
             sampled = self._compute(chunks)
         except Exception:  # boundary: a silent step is a batch of hung clients

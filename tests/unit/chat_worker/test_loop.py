@@ -151,6 +151,26 @@ def test_closing_fails_what_is_unfinished() -> None:
     assert not engine.loop.is_running
 
 
+def test_an_engine_that_broke_fails_what_runs_and_what_comes_late() -> None:
+    engine = Engine()
+    running = engine.submit(1, b"busy", max_tokens=100)
+
+    def break_loop() -> None:
+        raise RuntimeError("broken")
+
+    engine.loop.ping(break_loop)
+    engine.loop.start()
+    broken, refused = threading.Event(), threading.Event()
+    engine.loop.ping(broken.set)
+    assert broken.wait(5)
+    assert not engine.loop.is_running
+    late = engine.submit(2, b"late")
+    engine.loop.ping(refused.set)
+    assert refused.wait(5)
+    assert {engine.sink.errors[sequence].reason for sequence in (running, late)} == {Reason.NOT_READY}
+    engine.loop.close()
+
+
 def test_a_ping_is_answered_while_sequences_run(engine: Engine) -> None:
     engine.submit(1, b"busy", max_tokens=200)
     answered = threading.Event()
