@@ -107,7 +107,7 @@ def test_typed_grpc_streams_on_the_same_port(mesh: Mesh) -> None:
 
 def test_zhinao_chat_answers_a_script(mesh: Mesh) -> None:
     result = subprocess.run(
-        [str(ZHINAO), "chat", "--url", mesh.url, "--system", "Answer briefly."],
+        [str(ZHINAO), "chat", "--url", mesh.url, "--model", "tiny-zhinao", "--system", "Answer briefly."],
         input="What is the capital of France?\n/exit\n",
         capture_output=True,
         text=True,
