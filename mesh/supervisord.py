@@ -54,6 +54,7 @@ def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
             "events": "PROCESS_STATE_STARTING,TICK_5",
             "buffer_size": "1000",
             "stopsignal": "KILL",  # it has nothing to save
+            "stdout_logfile": "NONE",  # what it says there is for supervisord; the default is a file in /tmp
             "stderr_logfile": f"../logs/{WATCHDOG}.log",
         },
     }

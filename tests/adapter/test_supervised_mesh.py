@@ -71,7 +71,12 @@ def test_a_child_that_outlived_its_killed_part_is_ended_before_the_next_start(st
     assert wait_for(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_down_leaves_no_process_and_no_file_but_logs(state: StateFolder) -> None:
+def test_down_leaves_no_process_and_no_file_but_logs(
+    state: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     wait_until_ready(start(state), state, lambda _name: None)
     said: list[str] = []
 
@@ -81,6 +86,7 @@ def test_down_leaves_no_process_and_no_file_but_logs(state: StateFolder) -> None
     assert not any("killed" in line for line in said)
     assert mesh_processes(state) == []
     assert [path.name for path in state.path.iterdir()] == ["logs"]
+    assert list(temporary.iterdir()) == []
 
 
 def test_down_cleans_up_after_a_killed_supervisor_and_says_what_it_killed(state: StateFolder) -> None:

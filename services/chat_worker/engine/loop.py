@@ -166,10 +166,12 @@ class EngineLoop:
         except Exception:
             log.exception("the engine loop broke; only a restart of the worker helps")
             self._broken = True
-        self._fail_all()
-        while not (self._stopping and self._inbox.empty()):  # a request on its way here needs an answer too
-            self._inbox.get()()
-            self._fail_all()
+        while True:
+            for sequence_id in list(self._generations):
+                self._fail(sequence_id, MeshError(Reason.NOT_READY, "the worker is shutting down"))
+            if self._stopping and self._inbox.empty():
+                return
+            self._inbox.get()()  # what was on its way here when the loop broke needs an answer too
 
     def _turn(self) -> None:
         self._read_inbox()
@@ -200,10 +202,6 @@ class EngineLoop:
     def _fail(self, sequence_id: SequenceId, error: MeshError) -> None:
         self._drop(sequence_id)
         self._sink.fail(sequence_id, error)
-
-    def _fail_all(self) -> None:
-        for sequence_id in list(self._generations):
-            self._fail(sequence_id, MeshError(Reason.NOT_READY, "the worker is shutting down"))
 
     def _step(self) -> None:
         chunks = self._scheduler.schedule()
