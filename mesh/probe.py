@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Final
 
@@ -34,10 +35,15 @@ def ping_worker(target: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
     """
     host, _, port = target.rpartition(":")
     try:
-        # A plain connection: Ctrl-C in the wait of grpc.channel_ready_future can leave its lock taken, for ever.
         socket.create_connection((host, int(port)), timeout=timeout_s).close()
     except OSError:
         return Health.STARTING
+    # On a thread of its own: Ctrl-C strikes the main thread, and inside gRPC it can leave a lock taken for ever.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_call_worker, target, timeout_s).result()
+
+
+def _call_worker(target: str, timeout_s: float) -> Health:
     with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         infer = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
