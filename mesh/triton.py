@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,21 +74,20 @@ def environment() -> Mapping[str, str]:
 
 
 def lay_out(folder: Path, repository: Path) -> None:
-    """Link the models and the Python backend into the folder that a server is run in.
+    """Put the models and the Python backend into the folder that a server is run in.
 
-    Triton wants the backend's library, its utilities and this Python's stub side by side.
+    Triton wants the backend's library, its utilities and this Python's stub side by side. The stub is a copy: Triton
+    sets the mode of the one it runs, which only the file's owner may, and with which nobody else could use it.
     """
     server = _server_folder()
     python = folder / BACKENDS / "python"
     python.mkdir(parents=True, exist_ok=True)
-    stub = server / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     (folder / REPOSITORY).symlink_to(repository)
-    for source in (
-        server / "backends" / "python" / "libtriton_python.so",
-        server / "backends" / "python" / "triton_python_backend_utils.py",
-        stub / "triton_python_backend_stub",
-    ):
-        (python / source.name).symlink_to(source)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        (python / name).symlink_to(server / "backends" / "python" / name)
+    shutil.copyfile(stub, python / stub.name)
 
 
 def load_failure(log: str) -> str | None:

@@ -85,3 +85,9 @@ def test_shared_memory_of_a_killed_server_is_found_by_its_prefix(server: Server)
 
     assert triton.remove_shared_memory(PREFIX) > 0
     assert not list(triton.SHARED_MEMORY.glob(f"{PREFIX}*"))
+
+
+def test_the_installed_stub_is_not_the_one_that_runs(server: Server, tmp_path: Path) -> None:
+    server.wait_for(Health.READY)
+
+    assert Path(stub_of(server).exe()).is_relative_to(tmp_path)
