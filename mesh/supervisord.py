@@ -118,7 +118,6 @@ class Supervisor:
             if time.monotonic() > deadline_s:
                 raise MeshFailure(f"supervisord does not answer; see {self._state.logs / 'supervisord.log'}")
             time.sleep(0.05)
-        time.sleep(0.1)  # a stop in the milliseconds before a part's exec would be lost and last until SIGKILL
 
     def is_running(self) -> bool:
         """True if it answers."""

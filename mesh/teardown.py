@@ -16,6 +16,7 @@ from mesh.supervisord import WATCHDOG, Supervisor
 from mesh.triton import remove_shared_memory
 
 LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by themselves
+EXEC_S: Final = 0.2  # from supervisord's first answer to the exec of its last part
 
 
 def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
@@ -44,6 +45,7 @@ def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> No
 
     The workers go after the gateway has closed its streams: an open one keeps Triton from leaving.
     """
+    time.sleep(EXEC_S)  # after Ctrl-C early in a start: a SIGTERM before a part's exec is lost, and SIGKILL comes late
     supervisor.stop([WATCHDOG])  # it would take a stopping worker for a sick one
     _close_edge(plan)
     say("stopping the gateway; running answers may finish")

@@ -89,6 +89,15 @@ def test_down_leaves_no_process_and_no_file_but_logs(
     assert list(temporary.iterdir()) == []
 
 
+def test_a_mesh_that_has_only_just_started_goes_at_once(state: StateFolder) -> None:
+    start(state)
+    began_s = time.monotonic()
+
+    bring_down(state, lambda _line: None)
+
+    assert time.monotonic() - began_s < 10  # no part missed its SIGTERM
+
+
 def test_down_cleans_up_after_a_killed_supervisor_and_says_what_it_killed(state: StateFolder) -> None:
     wait_until_ready(start(state), state, lambda _name: None)
     supervisor = int((state.runtime / "supervisord.pid").read_text())
