@@ -18,6 +18,9 @@ def new_folder(target: Path) -> Generator[Path]:
         folder = Path(workspace) / target.name
         folder.mkdir()
         yield folder
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # weights are saved for their writer only, and a cache may be shared
         try:
             os.rename(folder, target)
         except OSError as error:  # ENOTEMPTY, EEXIST or ENOTDIR by platform; anything else stays what it is

@@ -30,3 +30,10 @@ def test_folder_that_another_process_finished_first_stays_as_it_is(tmp_path: Pat
         target.mkdir()
         (target / "first.txt").write_text("first")
     assert [file.name for file in tmp_path.rglob("*")] == ["model", "first.txt"]
+
+
+def test_files_can_be_read_by_the_others_who_share_a_cache(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "vocab").mkdir()
+        (folder / "vocab" / "weights").touch(mode=0o600)
+    assert (tmp_path / "model" / "vocab" / "weights").stat().st_mode & 0o777 == 0o644
