@@ -1,34 +1,98 @@
-"""Keeps keys and values in a pool of slots and attends through slot numbers; does not decide who gets which slots."""
+"""Keeps keys and values in a pool of blocks and runs steps over it; does not decide who gets which blocks."""
 
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-class KVPool:
-    """Keys and values of every layer in fixed slots, one token each.
-
-    keys, values: (layers, slots, kv_heads, head_dim). Pages that were never written cost address space, not memory.
-    """
-
-    def __init__(self, *, layers: int, slots: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
-        shape = (layers, slots, kv_heads, head_dim)
-        self.keys = torch.empty(shape, dtype=dtype)
-        self.values = torch.empty(shape, dtype=dtype)
+from modelkit.config import DecoderConfig
+from modelkit.decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The part of a step that belongs to one sequence.
 
-    num_new: tokens computed in this step, the last ones of the context.
-    slots: (context,) int64, where each token of the context lies in the pool, the new ones included.
+    token_ids: those computed in this step, the last ones of the context. start: tokens of the context before them.
+    block_ids: where the context lies in the pool, in order, room for the new tokens included. num_logits: how many of
+    the last tokens of the segment are followed by a choice.
     """
 
-    num_new: int
-    slots: Tensor
+    token_ids: Rows[int]
+    start: int
+    block_ids: Rows[int]
+    num_logits: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step computes: the new tokens of several sequences in one flat row.
+
+    token_ids, positions: (tokens,) int64; a position counts from 0 within its sequence. num_new, context_lens:
+    (sequences,) int32, a context includes the new tokens. block_tables: (sequences, blocks) int32, short rows filled up
+    with 0. rows: (n,) int64, the tokens whose logits are wanted.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    num_new: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+    rows: Tensor
+
+    @classmethod
+    def build(cls, segments: Rows[Segment]) -> Self:
+        """Lay the segments' tokens one after the other."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        widest = max(len(segment.block_ids) for segment in segments)
+        for segment in segments:
+            token_ids += segment.token_ids
+            positions += range(segment.start, segment.start + len(segment.token_ids))
+            rows += range(len(token_ids) - segment.num_logits, len(token_ids))
+        return cls(
+            torch.tensor(token_ids),
+            torch.tensor(positions),
+            torch.tensor([len(segment.token_ids) for segment in segments], dtype=torch.int32),
+            torch.tensor([segment.start + len(segment.token_ids) for segment in segments], dtype=torch.int32),
+            torch.tensor([[*s.block_ids, *[0] * (widest - len(s.block_ids))] for s in segments], dtype=torch.int32),
+            torch.tensor(rows, dtype=torch.int64),
+        )
+
+
+class PagedModel(Protocol):
+    """A decoder with its KV cache in blocks: what the engine runs, whatever computes it."""
+
+    def forward(self, step: Step, /) -> Tensor:
+        """Compute a step and keep its keys and values. Returns (rows, vocab_size) fp32 logits."""
+        ...
+
+    def copy_block(self, source: int, target: int, /) -> None:
+        """Copy what one block holds, in every layer, into another."""
+        ...
+
+
+class KVPool:
+    """Keys and values of every layer in fixed blocks.
+
+    keys, values: (layers, blocks, block_len, kv_heads, head_dim). Pages that were never written cost address space,
+    not memory.
+    """
+
+    def __init__(self, config: DecoderConfig, *, num_blocks: int, block_len: int, dtype: torch.dtype) -> None:
+        shape = (config.num_layers, num_blocks, block_len, config.num_kv_heads, config.head_dim)
+        self.block_len = block_len
+        self.keys = torch.empty(shape, dtype=dtype)
+        self.values = torch.empty(shape, dtype=dtype)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See PagedModel."""
+        self.keys[:, target] = self.keys[:, source]
+        self.values[:, target] = self.values[:, source]
 
 
 class PagedAttention:
@@ -38,35 +102,51 @@ class PagedAttention:
     per layer: a step costs O(context) memory traffic per sequence.
     """
 
-    def __init__(self, pool: KVPool, segments: list[Segment]) -> None:
+    def __init__(self, pool: KVPool, step: Step) -> None:
         self._pool = pool
-        self._segments = segments
-        self._new_slots = torch.cat([segment.slots[-segment.num_new :] for segment in segments])
-        self._masks = [_causal_mask(segment) for segment in segments]
+        self._lengths = [int(length) for length in step.num_new]
+        offsets = torch.arange(pool.block_len)
+        slots = (step.block_tables.long()[:, :, None] * pool.block_len + offsets).flatten(1)  # (sequences, slots)
+        self._slots = [row[: int(context)] for row, context in zip(slots, step.context_lens, strict=True)]
+        pairs = list(zip(self._slots, self._lengths, strict=True))
+        self._new_slots = torch.cat([row[-num_new:] for row, num_new in pairs])
+        self._masks = [_causal_mask(num_new, len(row)) for row, num_new in pairs]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v of the new tokens, then let each new token see its own past.
 
         q: (tokens, heads, head_dim). k, v: (tokens, kv_heads, head_dim). Returns (tokens, heads, head_dim).
         """
-        keys, values = self._pool.keys[layer], self._pool.values[layer]
+        keys, values = self._pool.keys[layer].flatten(0, 1), self._pool.values[layer].flatten(0, 1)
         keys.index_copy_(0, self._new_slots, k)
         values.index_copy_(0, self._new_slots, v)
-        lengths = [segment.num_new for segment in self._segments]
-        return torch.cat(
-            [
-                _attend(rows, keys[segment.slots], values[segment.slots], mask)
-                for rows, segment, mask in zip(torch.split(q, lengths), self._segments, self._masks, strict=True)
-            ]
-        )
+        parts = zip(torch.split(q, self._lengths), self._slots, self._masks, strict=True)
+        return torch.cat([_attend(rows, keys[slots], values[slots], mask) for rows, slots, mask in parts])
 
 
-def _causal_mask(segment: Segment) -> Tensor | None:
+class PagedDecoder:
+    """The reference PagedModel: the plain decoder over a KVPool."""
+
+    def __init__(self, decoder: Decoder, *, num_blocks: int, block_len: int) -> None:
+        dtype = decoder.embed.weight.dtype
+        self._decoder = decoder
+        self._pool = KVPool(decoder.config, num_blocks=num_blocks, block_len=block_len, dtype=dtype)
+
+    @torch.inference_mode()
+    def forward(self, step: Step) -> Tensor:
+        """See PagedModel."""
+        return self._decoder(step.token_ids, step.positions, PagedAttention(self._pool, step), step.rows)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See PagedModel."""
+        self._pool.copy_block(source, target)
+
+
+def _causal_mask(num_new: int, context: int) -> Tensor | None:
     """(new, context) bool, True where a new token may look; None when one token sees everything."""
-    if segment.num_new == 1:
+    if num_new == 1:
         return None
-    context = len(segment.slots)
-    return torch.ones(segment.num_new, context, dtype=torch.bool).tril(context - segment.num_new)
+    return torch.ones(num_new, context, dtype=torch.bool).tril(context - num_new)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

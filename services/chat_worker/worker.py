@@ -10,7 +10,7 @@ import torch
 from modelkit.chat_template import load_chat_template
 from modelkit.checkpoint import DTYPES, load_decoder
 from modelkit.config import DecoderConfig, read_config
-from modelkit.paged import KVPool
+from modelkit.paged import PagedDecoder
 from modelkit.tokenizer import Tokenizer, load_tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.detok import Detokenizer
@@ -60,16 +60,9 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
     template = load_chat_template(folder, tokenizer)
     decoder = load_decoder(folder, settings.dtype)
     num_blocks = _num_blocks(settings, config, dtype, max_model_len)
-    pool = KVPool(
-        layers=config.num_layers,
-        slots=num_blocks * settings.block_len,
-        kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        dtype=dtype,
-    )
+    model = PagedDecoder(decoder, num_blocks=num_blocks, block_len=settings.block_len)
     blocks = BlockPool(num_blocks, settings.block_len)
     scheduler = Scheduler(blocks, max_step_tokens=settings.max_step_tokens, max_running=settings.max_running)
-    runner = ModelRunner(decoder, pool, block_len=settings.block_len)
     prompts = PromptBuilder(
         tokenizer,
         template,
@@ -81,7 +74,8 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         "%s loaded from %s: window %d tokens, KV cache %d blocks of %d tokens",
         *(settings.model_id, folder.name, max_model_len, num_blocks, settings.block_len),
     )
-    return ChatWorker(tokenizer, prompts, EngineLoop(scheduler, blocks, runner, sink, vocab_size=tokenizer.vocab_size))
+    loop = EngineLoop(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
+    return ChatWorker(tokenizer, prompts, loop)
 
 
 def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:

@@ -25,35 +25,57 @@ _sym_db = _symbol_database.Default()
 from zhinao.common.v1 import common_pb2 as zhinao_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19zhinao/chat/v1/chat.proto\x12\x0ezhinao.chat.v1\x1a\x1dzhinao/common/v1/common.proto\"\xce\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12*\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1a.zhinao.chat.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12-\n\x06tokens\x18\x05 \x01(\x0b\x32\x1b.zhinao.chat.v1.TokenPromptH\x00\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.zhinao.chat.v1.SamplingParams\x12,\n\x04stop\x18\x07 \x01(\x0b\x32\x1e.zhinao.chat.v1.StopConditions\x12\x19\n\x0ctop_logprobs\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x17\n\x0ftruncate_prompt\x18\t \x01(\x08\x42\x08\n\x06promptB\x0f\n\r_top_logprobs\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.zhinao.chat.v1.Message\">\n\x07Message\x12\"\n\x04role\x18\x01 \x01(\x0e\x32\x14.zhinao.chat.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xb8\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x16\n\tdo_sample\x18\x04 \x01(\x08H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x0c\n\n_do_sampleB\x07\n\x05_seed\"Z\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\rB\r\n\x0b_max_tokens\"\x89\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12.\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1c.zhinao.chat.v1.TokenLogprob\x12\x33\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1c.zhinao.chat.v1.FinishReason\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.zhinao.common.v1.Usage\x12*\n\x07timings\x18\x06 \x01(\x0b\x32\x19.zhinao.common.v1.Timings\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\"b\n\x0cTokenLogprob\x12)\n\x05token\x18\x01 \x01(\x0b\x32\x1a.zhinao.chat.v1.TokenScore\x12\'\n\x03top\x18\x02 \x03(\x0b\x32\x1a.zhinao.chat.v1.TokenScore\"7\n\nTokenScore\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32^\n\x0b\x43hatService\x12O\n\x08Generate\x12\x1f.zhinao.chat.v1.GenerateRequest\x1a .zhinao.chat.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19zhinao/chat/v1/chat.proto\x12\x0ezhinao.chat.v1\x1a\x1dzhinao/common/v1/common.proto\"\xcc\x04\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12*\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1a.zhinao.chat.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12-\n\x06tokens\x18\x05 \x01(\x0b\x32\x1b.zhinao.chat.v1.TokenPromptH\x00\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.zhinao.chat.v1.SamplingParams\x12,\n\x04stop\x18\x07 \x01(\x0b\x32\x1e.zhinao.chat.v1.StopConditions\x12\x19\n\x0ctop_logprobs\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x17\n\x0ftruncate_prompt\x18\t \x01(\x08\x12\x0e\n\x01n\x18\n \x01(\rH\x02\x88\x01\x01\x12,\n\x06\x66ormat\x18\x0b \x01(\x0b\x32\x1c.zhinao.chat.v1.OutputFormat\x12\x1c\n\x0fprompt_logprobs\x18\x0c \x01(\rH\x03\x88\x01\x01\x12*\n\x08priority\x18\r \x01(\x0e\x32\x18.zhinao.chat.v1.Priority\x12\x0e\n\x06tenant\x18\x0e \x01(\t\x12\x16\n\ttimeout_s\x18\x0f \x01(\x02H\x04\x88\x01\x01\x12\x16\n\tspeculate\x18\x10 \x01(\x08H\x05\x88\x01\x01\x42\x08\n\x06promptB\x0f\n\r_top_logprobsB\x04\n\x02_nB\x12\n\x10_prompt_logprobsB\x0c\n\n_timeout_sB\x0c\n\n_speculate\"\xae\x01\n\x0cOutputFormat\x12\x31\n\x0bjson_object\x18\x01 \x01(\x0b\x32\x1a.zhinao.chat.v1.JsonObjectH\x00\x12\x15\n\x0bjson_schema\x18\x02 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12(\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x16.zhinao.chat.v1.ChoiceH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x42\x06\n\x04kind\"\x0c\n\nJsonObject\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"\xc7\x01\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.zhinao.chat.v1.Message\x12#\n\x05tools\x18\x02 \x03(\x0b\x32\x14.zhinao.chat.v1.Tool\x12/\n\x0btool_choice\x18\x03 \x01(\x0b\x32\x1a.zhinao.chat.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_parallel_tool_calls\"D\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x19\n\x11parameters_schema\x18\x03 \x01(\t\"\xa8\x01\n\nToolChoice\x12-\n\x04mode\x18\x01 \x01(\x0e\x32\x1f.zhinao.chat.v1.ToolChoice.Mode\x12\x0c\n\x04name\x18\x02 \x01(\t\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NONE\x10\x01\x12\r\n\tMODE_AUTO\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\x0e\n\nMODE_NAMED\x10\x04\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x82\x01\n\x07Message\x12\"\n\x04role\x18\x01 \x01(\x0e\x32\x14.zhinao.chat.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12,\n\ntool_calls\x18\x03 \x03(\x0b\x32\x18.zhinao.chat.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x9f\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x16\n\tdo_sample\x18\x04 \x01(\x08H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12\x41\n\nlogit_bias\x18\n \x03(\x0b\x32-.zhinao.chat.v1.SamplingParams.LogitBiasEntry\x12\x15\n\rbad_token_ids\x18\x0b \x03(\r\x12\x19\n\x11\x61llowed_token_ids\x18\x0c \x03(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x0c\n\n_do_sampleB\x07\n\x05_seedB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\x96\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x17\n\nmin_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x05 \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"\x82\x03\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12.\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1c.zhinao.chat.v1.TokenLogprob\x12\x33\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1c.zhinao.chat.v1.FinishReason\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.zhinao.common.v1.Usage\x12*\n\x07timings\x18\x06 \x01(\x0b\x32\x19.zhinao.common.v1.Timings\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\r\n\x05index\x18\t \x01(\r\x12\x31\n\ntool_calls\x18\n \x03(\x0b\x32\x1d.zhinao.chat.v1.ToolCallDelta\x12\x35\n\x0fprompt_logprobs\x18\x0b \x03(\x0b\x32\x1c.zhinao.chat.v1.TokenLogprob\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"b\n\x0cTokenLogprob\x12)\n\x05token\x18\x01 \x01(\x0b\x32\x1a.zhinao.chat.v1.TokenScore\x12\'\n\x03top\x18\x02 \x03(\x0b\x32\x1a.zhinao.chat.v1.TokenScore\"7\n\nTokenScore\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x32^\n\x0b\x43hatService\x12O\n\x08Generate\x12\x1f.zhinao.chat.v1.GenerateRequest\x1a .zhinao.chat.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zhinao.chat.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1266
-  _globals['_ROLE']._serialized_end=1346
-  _globals['_FINISHREASON']._serialized_start=1348
-  _globals['_FINISHREASON']._serialized_end=1443
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_PRIORITY']._serialized_start=2866
+  _globals['_PRIORITY']._serialized_end=2947
+  _globals['_ROLE']._serialized_start=2949
+  _globals['_ROLE']._serialized_end=3044
+  _globals['_FINISHREASON']._serialized_start=3046
+  _globals['_FINISHREASON']._serialized_end=3171
   _globals['_GENERATEREQUEST']._serialized_start=77
-  _globals['_GENERATEREQUEST']._serialized_end=411
-  _globals['_CHATPROMPT']._serialized_start=413
-  _globals['_CHATPROMPT']._serialized_end=468
-  _globals['_MESSAGE']._serialized_start=470
-  _globals['_MESSAGE']._serialized_end=532
-  _globals['_TOKENPROMPT']._serialized_start=534
-  _globals['_TOKENPROMPT']._serialized_end=560
-  _globals['_SAMPLINGPARAMS']._serialized_start=563
-  _globals['_SAMPLINGPARAMS']._serialized_end=747
-  _globals['_STOPCONDITIONS']._serialized_start=749
-  _globals['_STOPCONDITIONS']._serialized_end=839
-  _globals['_GENERATERESPONSE']._serialized_start=842
-  _globals['_GENERATERESPONSE']._serialized_end=1107
-  _globals['_TOKENLOGPROB']._serialized_start=1109
-  _globals['_TOKENLOGPROB']._serialized_end=1207
-  _globals['_TOKENSCORE']._serialized_start=1209
-  _globals['_TOKENSCORE']._serialized_end=1264
-  _globals['_CHATSERVICE']._serialized_start=1445
-  _globals['_CHATSERVICE']._serialized_end=1539
+  _globals['_GENERATEREQUEST']._serialized_end=665
+  _globals['_OUTPUTFORMAT']._serialized_start=668
+  _globals['_OUTPUTFORMAT']._serialized_end=842
+  _globals['_JSONOBJECT']._serialized_start=844
+  _globals['_JSONOBJECT']._serialized_end=856
+  _globals['_CHOICE']._serialized_start=858
+  _globals['_CHOICE']._serialized_end=881
+  _globals['_CHATPROMPT']._serialized_start=884
+  _globals['_CHATPROMPT']._serialized_end=1083
+  _globals['_TOOL']._serialized_start=1085
+  _globals['_TOOL']._serialized_end=1153
+  _globals['_TOOLCHOICE']._serialized_start=1156
+  _globals['_TOOLCHOICE']._serialized_end=1324
+  _globals['_TOOLCHOICE_MODE']._serialized_start=1231
+  _globals['_TOOLCHOICE_MODE']._serialized_end=1324
+  _globals['_TOOLCALL']._serialized_start=1326
+  _globals['_TOOLCALL']._serialized_end=1381
+  _globals['_MESSAGE']._serialized_start=1384
+  _globals['_MESSAGE']._serialized_end=1514
+  _globals['_TOKENPROMPT']._serialized_start=1516
+  _globals['_TOKENPROMPT']._serialized_end=1542
+  _globals['_SAMPLINGPARAMS']._serialized_start=1545
+  _globals['_SAMPLINGPARAMS']._serialized_end=2088
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1905
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1953
+  _globals['_STOPCONDITIONS']._serialized_start=2091
+  _globals['_STOPCONDITIONS']._serialized_end=2241
+  _globals['_GENERATERESPONSE']._serialized_start=2244
+  _globals['_GENERATERESPONSE']._serialized_end=2630
+  _globals['_TOOLCALLDELTA']._serialized_start=2632
+  _globals['_TOOLCALLDELTA']._serialized_end=2707
+  _globals['_TOKENLOGPROB']._serialized_start=2709
+  _globals['_TOKENLOGPROB']._serialized_end=2807
+  _globals['_TOKENSCORE']._serialized_start=2809
+  _globals['_TOKENSCORE']._serialized_end=2864
+  _globals['_CHATSERVICE']._serialized_start=3173
+  _globals['_CHATSERVICE']._serialized_end=3267
 # @@protoc_insertion_point(module_scope)
