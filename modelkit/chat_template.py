@@ -3,19 +3,19 @@
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, cast
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from modelkit.conversation import CALL_START, CallForm, Message, Tool, spell_tools
 from modelkit.tokenizer import Tokenizer
 from modelkit.tokenizer_config import TokenizerConfig
 from modelkit.tokenizer_zhinao import ZhinaoTokenizer
@@ -27,19 +27,16 @@ class TemplateError(ValueError):
     """A chat template is broken, or it refuses these messages; the message carries the template's own words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn. role: system, user or assistant."""
-
-    role: str
-    content: str
-
-
 class ChatTemplate(Protocol):
     """Spells a conversation as ids, up to where the assistant begins to speak."""
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of all turns and the generation prompt. Raises TemplateError when the template refuses them."""
+    @property
+    def call_form(self) -> CallForm:
+        """How a model that reads this template writes the call of a function."""
+        ...
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """The ids of functions, turns and the generation prompt. Raises TemplateError when the template refuses."""
         ...
 
 
@@ -63,7 +60,10 @@ class ZhinaoChatTemplate:
     """360Zhinao's ChatML, with role, newline and content encoded each on its own. Source: spec section 4.1.
 
     A conversation that does not start with a system turn gets the default one; an empty system turn stays empty.
+    The format has no words for functions, so they are spelled as Hermes does.
     """
+
+    call_form = CallForm.TAGGED
 
     def __init__(self, tokenizer: ZhinaoTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -71,12 +71,12 @@ class ZhinaoChatTemplate:
         self._end = tokenizer.control_ids["<|im_end|>"]
         self._newline = tokenizer.encode("\n")
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """The ids of all turns and the generation prompt; see ChatTemplate.encode."""
         has_system = messages and messages[0].role == "system"
         turns = messages if has_system else [Message("system", _ZHINAO_SYSTEM), *messages]
         ids: list[int] = []
-        for turn in turns:
+        for turn in spell_tools(turns, tools):
             ids += [*self._head(turn.role), *self._tokenizer.encode(turn.content), self._end, *self._newline]
         return ids + self._head("assistant")
 
@@ -87,20 +87,22 @@ class ZhinaoChatTemplate:
 class JinjaChatTemplate:
     """A Hugging Face chat template that cannot be talked into control tokens.
 
-    A control string inside a role or content is hidden while the template runs: its first character is swapped for one
+    A control string inside what a client sent is hidden while the template runs: its first character is swapped for one
     that occurs nowhere. The rendered text is then cut at the control strings left, which are the template's own, and
     what lies between is encoded as plain text. On ordinary text the ids are those of transformers'
-    `apply_chat_template(add_generation_prompt=True)`.
+    `apply_chat_template(add_generation_prompt=True)`. A template that ignores functions gets them spelled in the turns.
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer, named_tokens: Mapping[str, str]) -> None:
         """named_tokens: what the template may call `bos_token` and so on. Raises TemplateError on bad syntax."""
+        environment = _environment()
         try:
-            self._template = _environment().from_string(
-                source, globals={"raise_exception": _refuse, "strftime_now": _now}
-            )
+            self._template = environment.from_string(source, globals={"raise_exception": _refuse, "strftime_now": _now})
+            self._knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise TemplateError(f"chat template: {error}") from error
+        bare = self._knows_tools and CALL_START not in source
+        self.call_form = CallForm.BARE if bare else CallForm.TAGGED
         self._tokenizer = tokenizer
         self._named_tokens = dict(named_tokens)
         self._source_characters = frozenset(source)
@@ -109,21 +111,30 @@ class JinjaChatTemplate:
         self._cut = re.compile(f"({_any_of(controls)})")
         self._hidden = _control_start(controls)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """The ids of all turns and the generation prompt; see ChatTemplate.encode."""
-        mask = self._choose_mask(messages)
+        if not self._knows_tools:
+            messages, tools = spell_tools(messages, tools), ()
+        values: dict[str, object] = {
+            "messages": [_to_turn(message) for message in messages],
+            "tools": [tool.signature for tool in tools] or None,
+        }
+        mask = self._choose_mask(values)
         unmask = {ord(stand_in): first for first, stand_in in mask.items()}
         ids: list[int] = []
-        for number, segment in enumerate(self._cut.split(self._render(messages, mask))):
+        for number, segment in enumerate(self._cut.split(self._render(values, mask))):
             if number % 2:
                 ids.append(self._tokenizer.control_ids[segment])
             else:
                 ids += self._tokenizer.encode(segment.translate(unmask))
         return ids
 
-    def _choose_mask(self, messages: Sequence[Message]) -> dict[str, str]:
-        """For each character that begins a control string, one that occurs in no message and not in the template."""
-        used = self._source_characters.union(*(message.role + message.content for message in messages))
+    def _choose_mask(self, values: object) -> dict[str, str]:
+        """For each character that begins a control string, one that occurs in no value and not in the template."""
+        try:
+            used = self._source_characters.union(*_strings_in(values))
+        except RecursionError as error:
+            raise TemplateError("the messages or tools hold JSON that is nested too deep") from error
         unused = (chr(code) for code in range(0x10FFFF, 0xFFFF, -1) if chr(code) not in used)
         stand_ins = list(islice(unused, len(self._first_characters)))
         if len(stand_ins) < len(self._first_characters):
@@ -132,20 +143,20 @@ class JinjaChatTemplate:
             )
         return dict(zip(self._first_characters, stand_ins, strict=True))
 
-    def _render(self, messages: Sequence[Message], mask: Mapping[str, str]) -> str:
+    def _render(self, values: Mapping[str, object], mask: Mapping[str, str]) -> str:
         def hide(text: str) -> str:
             return self._hidden.sub(lambda found: mask[found[0]], text)
 
-        turns = [{"role": hide(message.role), "content": hide(message.content)} for message in messages]
         try:
-            return self._template.render(
-                **self._named_tokens, messages=turns, tools=None, documents=None, add_generation_prompt=True
-            )
+            hidden = {name: _map_strings(value, hide) for name, value in values.items()}
+            return self._template.render(**self._named_tokens, **hidden, documents=None, add_generation_prompt=True)
         except Exception as error:  # boundary: a template is a program and may fail in any way
             raise TemplateError(f"chat template: {error}") from error
 
 
-def drop_oldest_rounds(messages: Sequence[Message], template: ChatTemplate, limit: int) -> list[Message]:
+def drop_oldest_rounds(
+    messages: Sequence[Message], template: ChatTemplate, limit: int, tools: Sequence[Tool] = ()
+) -> list[Message]:
     """Drop whole rounds, oldest first, until the conversation takes at most `limit` tokens.
 
     A round is a user turn and everything up to the next user turn. System turns and the last round always stay, so
@@ -156,8 +167,51 @@ def drop_oldest_rounds(messages: Sequence[Message], template: ChatTemplate, limi
         return [turn for i, turn in enumerate(messages) if i >= start or turn.role == "system"]
 
     starts = sorted({0, *(i for i, turn in enumerate(messages) if turn.role == "user")})
-    first_fit = bisect_left(starts[:-1], True, key=lambda start: len(template.encode(kept_from(start))) <= limit)
+    first_fit = bisect_left(starts[:-1], True, key=lambda start: len(template.encode(kept_from(start), tools)) <= limit)
     return kept_from(starts[first_fit])
+
+
+def _to_turn(message: Message) -> dict[str, object]:
+    """A turn as templates expect it, which is OpenAI's form with the arguments read."""
+    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _read(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    return turn | ({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})
+
+
+def _read(arguments: str) -> object:
+    """What the JSON says; an answer that was cut short left none, and stays as it is."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _strings_in(value: object) -> Iterator[str]:
+    """Every string inside a JSON value, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in cast("Mapping[str, object]", value).items():
+            yield name
+            yield from _strings_in(each)
+    elif isinstance(value, list):
+        for each in cast("list[object]", value):
+            yield from _strings_in(each)
+
+
+def _map_strings(value: object, change: Callable[[str], str]) -> object:
+    """The same JSON value with every string changed, names included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(name): _map_strings(each, change) for name, each in cast("Mapping[str, object]", value).items()}
+    if isinstance(value, list):
+        return [_map_strings(each, change) for each in cast("list[object]", value)]
+    return value
 
 
 def _any_of(texts: Collection[str]) -> str:

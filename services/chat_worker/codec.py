@@ -5,7 +5,7 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 
 from meshkit.errors import MeshError, Reason
-from modelkit.chat_template import Message
+from modelkit.conversation import Message
 from services.chat_worker.engine.loop import Finish, Piece
 from services.chat_worker.engine.sampler import Sampled, TokenScore
 from services.chat_worker.engine.sequence import FinishReason

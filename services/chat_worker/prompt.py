@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from meshkit.errors import MeshError, Reason
-from modelkit.chat_template import ChatTemplate, Message, TemplateError, drop_oldest_rounds
+from modelkit.chat_template import ChatTemplate, TemplateError, drop_oldest_rounds
+from modelkit.conversation import Message
 from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.engine.sequence import Sampling, Stop

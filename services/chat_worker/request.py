@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modelkit.chat_template import Message
+from modelkit.conversation import Message
 
 
 @dataclass(frozen=True, slots=True)

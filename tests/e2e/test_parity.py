@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meshkit.errors import MeshError
-from modelkit.chat_template import Message
+from modelkit.conversation import Message
 from services.chat_worker.engine.loop import Load, Piece
 from services.chat_worker.engine.sequence import SequenceId
 from services.chat_worker.request import ChatPrompt, GenerationRequest

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshkit.errors import MeshError, Reason
-from modelkit.chat_template import Message
+from modelkit.conversation import Message
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.prompt import PromptBuilder
 from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt

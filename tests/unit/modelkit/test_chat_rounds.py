@@ -4,14 +4,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from modelkit.chat_template import Message, drop_oldest_rounds
+from modelkit.chat_template import drop_oldest_rounds
+from modelkit.conversation import CallForm, Message, Tool
 
 
 class LetterTemplate:
-    """One token for each letter of the contents."""
+    """One token for each letter of the contents, and one for each function."""
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        return [ord(letter) for message in messages for letter in message.content]
+    call_form = CallForm.TAGGED
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        return [0] * len(tools) + [ord(letter) for message in messages for letter in message.content]
 
 
 SYSTEM, FIRST, SECOND, THIRD = "system:s", "user:aaaa assistant:bbbb", "user:cc assistant:dd assistant:e", "user:f"

@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from modelkit.chat_template import (
     ChatTemplate,
     JinjaChatTemplate,
-    Message,
     TemplateError,
     ZhinaoChatTemplate,
     load_chat_template,
 )
+from modelkit.conversation import Message
 from modelkit.tokenizer import Tokenizer, load_tokenizer
 from modelkit.tokenizer_config import TokenizerConfig
 from modelkit.tokenizer_fast import FastTokenizer
