@@ -14,7 +14,9 @@ from modelkit.decoder import Decoder
 from modelkit.layout import split_qkv, tensor_shapes
 from modelkit.weights import StoredTensor, open_weights
 
-DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType({"fp32": torch.float32})
+DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
+    {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+)
 _STORED_DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # Each parameter of a layer but qkv, and the tensors in the file whose rows it holds one after the other.

@@ -1,13 +1,15 @@
 """Keeps keys and values in a pool of blocks and runs steps over it; does not decide who gets which blocks."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelkit.attention import Attention
 from modelkit.config import DecoderConfig
 from modelkit.decoder import Decoder
 
@@ -63,12 +65,19 @@ class Step:
             torch.tensor(rows, dtype=torch.int64),
         )
 
+    def to(self, device: torch.device) -> Self:
+        """The same step on a device."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 class PagedModel(Protocol):
     """A decoder with its KV cache in blocks: what the engine runs, whatever computes it."""
 
     def forward(self, step: Step, /) -> Tensor:
-        """Compute a step and keep its keys and values. Returns (rows, vocab_size) fp32 logits."""
+        """Compute a step, all of it on the CPU, and keep its keys and values.
+
+        Returns (rows, vocab_size) fp32 logits, on the CPU whatever computed them.
+        """
         ...
 
     def copy_block(self, source: int, target: int, /) -> None:
@@ -83,11 +92,12 @@ class KVPool:
     not memory.
     """
 
-    def __init__(self, config: DecoderConfig, *, num_blocks: int, block_len: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: DecoderConfig, *, num_blocks: int, block_len: int, like: Tensor) -> None:
+        """like: whose dtype and device the pool takes."""
         shape = (config.num_layers, num_blocks, block_len, config.num_kv_heads, config.head_dim)
         self.block_len = block_len
-        self.keys = torch.empty(shape, dtype=dtype)
-        self.values = torch.empty(shape, dtype=dtype)
+        self.keys = like.new_empty(shape)
+        self.values = like.new_empty(shape)
 
     def copy_block(self, source: int, target: int) -> None:
         """See PagedModel."""
@@ -104,13 +114,14 @@ class PagedAttention:
 
     def __init__(self, pool: KVPool, step: Step) -> None:
         self._pool = pool
-        self._lengths = [int(length) for length in step.num_new]
-        offsets = torch.arange(pool.block_len)
+        self._lengths = [int(length) for length in step.num_new.cpu()]
+        context_lens = [int(length) for length in step.context_lens.cpu()]
+        offsets = torch.arange(pool.block_len, device=step.block_tables.device)
         slots = (step.block_tables.long()[:, :, None] * pool.block_len + offsets).flatten(1)  # (sequences, slots)
-        self._slots = [row[: int(context)] for row, context in zip(slots, step.context_lens, strict=True)]
+        self._slots = [row[:context] for row, context in zip(slots, context_lens, strict=True)]
         pairs = list(zip(self._slots, self._lengths, strict=True))
         self._new_slots = torch.cat([row[-num_new:] for row, num_new in pairs])
-        self._masks = [_causal_mask(num_new, len(row)) for row, num_new in pairs]
+        self._masks = [_causal_mask(num_new, row) for row, num_new in pairs]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v of the new tokens, then let each new token see its own past.
@@ -125,28 +136,44 @@ class PagedAttention:
 
 
 class PagedDecoder:
-    """The reference PagedModel: the plain decoder over a KVPool."""
+    """The reference PagedModel: the plain decoder over a KVPool, on the device and in the dtype of its weights.
 
-    def __init__(self, decoder: Decoder, *, num_blocks: int, block_len: int) -> None:
-        dtype = decoder.embed.weight.dtype
+    attention: made for each step, then called for each layer.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        num_blocks: int,
+        block_len: int,
+        attention: Callable[[KVPool, Step], Attention] = PagedAttention,
+    ) -> None:
         self._decoder = decoder
-        self._pool = KVPool(decoder.config, num_blocks=num_blocks, block_len=block_len, dtype=dtype)
+        self._attention = attention
+        self._pool = KVPool(decoder.config, num_blocks=num_blocks, block_len=block_len, like=decoder.embed.weight)
+        self.device = decoder.embed.weight.device
 
-    @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
         """See PagedModel."""
-        return self._decoder(step.token_ids, step.positions, PagedAttention(self._pool, step), step.rows)
+        return self.compute(step.to(self.device)).cpu()
+
+    @torch.inference_mode()
+    def compute(self, step: Step) -> Tensor:
+        """As forward, with the step and the logits on the model's own device."""
+        return self._decoder(step.token_ids, step.positions, self._attention(self._pool, step), step.rows)
 
     def copy_block(self, source: int, target: int) -> None:
         """See PagedModel."""
         self._pool.copy_block(source, target)
 
 
-def _causal_mask(num_new: int, context: int) -> Tensor | None:
+def _causal_mask(num_new: int, slots: Tensor) -> Tensor | None:
     """(new, context) bool, True where a new token may look; None when one token sees everything."""
     if num_new == 1:
         return None
-    return torch.ones(num_new, context, dtype=torch.bool).tril(context - num_new)
+    context = len(slots)
+    return slots.new_ones((num_new, context), dtype=torch.bool).tril(context - num_new)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,7 +21,9 @@ class Rotary:
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and signed sine for `rotate`, each (tokens, 1, head_dim) fp32. positions: (tokens,) int64."""
-        angles = positions[:, None, None].float() * self._frequencies.to(positions.device)  # (tokens, 1, head_dim / 2)
+        # kept where it was used last: while a CUDA graph is recorded nothing may come from the CPU's memory
+        self._frequencies = self._frequencies.to(positions.device)
+        angles = positions[:, None, None].float() * self._frequencies  # (tokens, 1, head_dim / 2)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
