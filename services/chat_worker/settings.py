@@ -14,7 +14,9 @@ class ChatSettings(BaseSettings):
 
     model_id: str = Field(default="zhinao-chat", description="Served model id.")
     model_path: Path = Field(description="Checkpoint folder.")
-    dtype: Literal["fp32"] = Field(default="fp32", description="Precision of weights and arithmetic.")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="Precision of weights and arithmetic; fp16 and bf16 need a GPU."
+    )
     max_model_len: int | None = Field(
         default=None, gt=1, description="Window in tokens, prompt and answer together; the checkpoint's own if unset."
     )

@@ -4,13 +4,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from modelkit.chat_template import load_chat_template
 from modelkit.checkpoint import DTYPES, load_decoder
 from modelkit.config import DecoderConfig, read_config
-from modelkit.paged import PagedDecoder
+from modelkit.devices import best_device, fitting_block_len, free_bytes, paged_model
 from modelkit.tokenizer import Tokenizer, load_tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.detok import Detokenizer
@@ -47,7 +46,7 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
     Raises ValueError (CheckpointError, TokenizerError, TemplateError) with a message for the operator when a file is
     missing or broken, or when the window does not fit the model or the memory.
     """
-    folder, dtype = settings.model_path, DTYPES[settings.dtype]
+    folder, device = settings.model_path, best_device()
     config = read_config(folder)
     max_model_len = _window(settings.max_model_len, config, folder)
     tokenizer = load_tokenizer(folder)
@@ -58,10 +57,19 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         )
     defaults = GenerationDefaults.read(folder, tokenizer)
     template = load_chat_template(folder, tokenizer)
-    decoder = load_decoder(folder, settings.dtype)
-    num_blocks = _num_blocks(settings, config, dtype, max_model_len)
-    model = PagedDecoder(decoder, num_blocks=num_blocks, block_len=settings.block_len)
-    blocks = BlockPool(num_blocks, settings.block_len)
+    if device.type == "cpu" and settings.dtype != "fp32":
+        raise ValueError(f"dtype is {settings.dtype}, but without a GPU it must be fp32")
+    decoder = load_decoder(folder, settings.dtype).to(device)
+    block_len = fitting_block_len(settings.block_len, device)
+    num_blocks = _num_blocks(settings, config, block_len, device, max_model_len)
+    model = paged_model(
+        decoder,
+        num_blocks=num_blocks,
+        block_len=block_len,
+        max_batch=settings.max_running,
+        max_context=max_model_len,
+    )
+    blocks = BlockPool(num_blocks, block_len)
     scheduler = Scheduler(blocks, max_step_tokens=settings.max_step_tokens, max_running=settings.max_running)
     prompts = PromptBuilder(
         tokenizer,
@@ -71,8 +79,8 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         max_model_len=max_model_len,
     )
     log.info(
-        "%s loaded from %s: window %d tokens, KV cache %d blocks of %d tokens",
-        *(settings.model_id, folder.name, max_model_len, num_blocks, settings.block_len),
+        "%s loaded from %s on %s: window %d tokens, KV cache %d blocks of %d tokens",
+        *(settings.model_id, folder.name, device, max_model_len, num_blocks, block_len),
     )
     loop = EngineLoop(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
     return ChatWorker(tokenizer, prompts, loop)
@@ -85,12 +93,14 @@ def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:
     return asked or longest
 
 
-def _num_blocks(settings: ChatSettings, config: DecoderConfig, dtype: torch.dtype, max_model_len: int) -> int:
+def _num_blocks(
+    settings: ChatSettings, config: DecoderConfig, block_len: int, device: torch.device, max_model_len: int
+) -> int:
     """As many windows as asked for, but no more than the free memory allows; at least one, or ValueError."""
-    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
-    block_bytes = token_bytes * settings.block_len
-    window_blocks = -(-max_model_len // settings.block_len)
-    affordable_bytes = int(psutil.virtual_memory().available * _KV_MEMORY_SHARE)
+    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * DTYPES[settings.dtype].itemsize
+    block_bytes = token_bytes * block_len
+    window_blocks = -(-max_model_len // block_len)
+    affordable_bytes = int(free_bytes(device) * _KV_MEMORY_SHARE)
     if window_blocks * block_bytes > affordable_bytes:
         raise ValueError(
             f"the KV cache of one window of {max_model_len} tokens takes {window_blocks * block_bytes} bytes, "
