@@ -18,8 +18,8 @@ from meshkit.errors import MeshError, Reason
 from meshkit.logs import setup_logging
 from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, Operation, encode_error
 from services.chat_worker.codec import decode_request, encode_piece
-from services.chat_worker.engine.loop import Load, Piece
-from services.chat_worker.engine.sequence import SequenceId
+from services.chat_worker.engine.generation import Load, Piece
+from services.chat_worker.engine.sequence import RequestId
 from services.chat_worker.outbox import Outbox
 from services.chat_worker.settings import ChatSettings
 from services.chat_worker.worker import ChatWorker, build_worker
@@ -99,7 +99,7 @@ class ChatAdapter:
 
     def _begin(self, data: bytes, sender: ResponseSender) -> None:
         """Check and tokenise a request, then hand it to the engine."""
-        sequence_id = SequenceId(next(self._ids))
+        request_id = RequestId(next(self._ids))
         seed = secrets.randbits(63)
         try:
             request = decode_request(data)
@@ -113,15 +113,15 @@ class ChatAdapter:
             self._places.release()
             _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
         else:
-            self._outbox.open(sequence_id, _TritonReply(sender, self._encoder(seed), self._places.release))
-            self._worker.submit(sequence_id, prepared)
+            self._outbox.open(request_id, _TritonReply(sender, self._encoder(seed), self._places.release))
+            self._worker.submit(request_id, prepared)
 
     def _encoder(self, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
         return lambda piece: encode_piece(piece, model=model, seed=seed, token_bytes=token_bytes)
 
-    def _abort(self, sequence_id: SequenceId) -> None:
-        self._worker.loop.abort(sequence_id)
+    def _abort(self, request_id: RequestId) -> None:
+        self._worker.loop.abort(request_id)
 
 
 class LoadMetrics:

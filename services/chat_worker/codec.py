@@ -6,7 +6,7 @@ from google.protobuf.message import DecodeError
 
 from meshkit.errors import MeshError, Reason
 from modelkit.conversation import Message
-from services.chat_worker.engine.loop import Finish, Piece
+from services.chat_worker.engine.generation import Finish, Piece
 from services.chat_worker.engine.sampler import Sampled, TokenScore
 from services.chat_worker.engine.sequence import FinishReason
 from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
@@ -48,6 +48,8 @@ def encode_piece(piece: Piece, *, model: str, seed: int, token_bytes: Callable[[
         token_ids=[token.token_id for token in piece.tokens],
         logprobs=[_encode_logprob(token, token_bytes) for token in piece.tokens if token.score],
         model=model,
+        index=piece.index,
+        prompt_logprobs=[_encode_logprob(token, token_bytes) for token in piece.prompt_scores],
     )
     if piece.finish is not None:
         _encode_finish(piece.finish, message)
@@ -88,9 +90,10 @@ def _encode_finish(finish: Finish, message: chat_pb2.GenerateResponse) -> None:
     )
 
 
-def _encode_logprob(token: Sampled, token_bytes: Callable[[int], bytes]) -> chat_pb2.TokenLogprob:
+def _encode_logprob(token: Sampled | None, token_bytes: Callable[[int], bytes]) -> chat_pb2.TokenLogprob:
     def encode(score: TokenScore) -> chat_pb2.TokenScore:
         return chat_pb2.TokenScore(id=score.token_id, data=token_bytes(score.token_id), logprob=score.logprob)
 
-    assert token.score is not None
+    if token is None or token.score is None:
+        return chat_pb2.TokenLogprob()
     return chat_pb2.TokenLogprob(token=encode(token.score), top=[encode(score) for score in token.top])

@@ -14,10 +14,12 @@ from modelkit.tokenizer import Tokenizer, load_tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.detok import Detokenizer
 from services.chat_worker.engine.blocks import BlockPool
-from services.chat_worker.engine.loop import EngineLoop, Sink
+from services.chat_worker.engine.engine import Engine
+from services.chat_worker.engine.generation import Generation, Sink
+from services.chat_worker.engine.loop import EngineLoop
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.scheduler import Scheduler
-from services.chat_worker.engine.sequence import Sequence, SequenceId
+from services.chat_worker.engine.sequence import RequestId, Sequence
 from services.chat_worker.prompt import Prepared, PromptBuilder
 from services.chat_worker.settings import ChatSettings
 
@@ -34,10 +36,11 @@ class ChatWorker:
     prompts: PromptBuilder
     loop: EngineLoop
 
-    def submit(self, sequence_id: SequenceId, prepared: Prepared) -> None:
+    def submit(self, request_id: RequestId, prepared: Prepared) -> None:
         """Queue a prepared request under an id of the caller's."""
-        sequence = Sequence(sequence_id, prepared.token_ids, len(prepared.token_ids), prepared.sampling, prepared.stop)
-        self.loop.submit(sequence, Detokenizer(self.tokenizer, prepared.stop.texts))
+        prompt, sampling = prepared.token_ids, prepared.sampling
+        sequence = Sequence(request_id, prompt, len(prompt), sampling, prepared.stop)
+        self.loop.submit([Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts))])
 
 
 def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
@@ -82,8 +85,8 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         "%s loaded from %s on %s: window %d tokens, KV cache %d blocks of %d tokens",
         *(settings.model_id, folder.name, device, max_model_len, num_blocks, block_len),
     )
-    loop = EngineLoop(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
-    return ChatWorker(tokenizer, prompts, loop)
+    engine = Engine(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
+    return ChatWorker(tokenizer, prompts, EngineLoop(engine))
 
 
 def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:

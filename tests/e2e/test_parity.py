@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meshkit.errors import MeshError
 from modelkit.conversation import Message
-from services.chat_worker.engine.loop import Load, Piece
-from services.chat_worker.engine.sequence import SequenceId
+from services.chat_worker.engine.generation import Load, Piece
+from services.chat_worker.engine.sequence import RequestId
 from services.chat_worker.request import ChatPrompt, GenerationRequest
 from services.chat_worker.settings import ChatSettings
 from services.chat_worker.worker import ChatWorker, build_worker
@@ -60,24 +60,24 @@ class Answers:
     """A sink that hands finished token lists to the test."""
 
     def __init__(self) -> None:
-        self._events: queue.SimpleQueue[tuple[SequenceId, Piece | MeshError]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[RequestId, Piece | MeshError]] = queue.SimpleQueue()
 
-    def emit(self, sequence_id: SequenceId, piece: Piece) -> None:
-        self._events.put((sequence_id, piece))
+    def emit(self, request_id: RequestId, piece: Piece) -> None:
+        self._events.put((request_id, piece))
 
-    def fail(self, sequence_id: SequenceId, error: MeshError) -> None:
-        self._events.put((sequence_id, error))
+    def fail(self, request_id: RequestId, error: MeshError) -> None:
+        self._events.put((request_id, error))
 
     def observe(self, load: Load) -> None:
         pass
 
-    def collect(self, count: int) -> dict[SequenceId, list[int]]:
-        tokens: dict[SequenceId, list[int]] = {}
+    def collect(self, count: int) -> dict[RequestId, list[int]]:
+        tokens: dict[RequestId, list[int]] = {}
         while count:
-            sequence_id, event = self._events.get(timeout=120)
+            request_id, event = self._events.get(timeout=120)
             if isinstance(event, MeshError):
                 raise event
-            tokens.setdefault(sequence_id, []).extend(token.token_id for token in event.tokens)
+            tokens.setdefault(request_id, []).extend(token.token_id for token in event.tokens)
             count -= event.finish is not None
         return tokens
 
@@ -123,9 +123,9 @@ def run(engine: Engine, numbers: range) -> list[list[int]]:
     for number in numbers:
         prompt = ChatPrompt((Message("user", PROMPTS[number]),))
         request = GenerationRequest(str(number), "", prompt, temperature=0.0, max_tokens=NEW_TOKENS)
-        worker.submit(SequenceId(number), worker.prompts.prepare(request, fallback_seed=0))
+        worker.submit(RequestId(number), worker.prompts.prepare(request, fallback_seed=0))
     tokens = answers.collect(len(numbers))
-    return [tokens[SequenceId(number)] for number in numbers]
+    return [tokens[RequestId(number)] for number in numbers]
 
 
 def test_each_prompt_alone_equals_transformers(engine: Engine, expected: Expected) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from meshkit.errors import MeshError
-from services.chat_worker.engine.loop import Load, Piece
-from services.chat_worker.engine.scheduler import Chunk
-from services.chat_worker.engine.sequence import SequenceId
+from services.chat_worker.engine.generation import Load, Piece
+from services.chat_worker.engine.scheduler import Plan
+from services.chat_worker.engine.sequence import RequestId, Sequence
 
 VOCAB = 256
 
@@ -21,54 +21,73 @@ def next_token(token_ids: list[int]) -> int:
 
 
 class FakeRunner:
-    """Checks what the engine promises a runner, then makes next_token the best logit of each sampling chunk."""
+    """Keeps the token that each slot of the cache holds, and answers from what a sequence's blocks hold.
 
-    def __init__(self, *, fails_on: int | None = None) -> None:
-        self.steps: list[list[tuple[SequenceId, int]]] = []
+    So a block that is shared, copied or given away wrongly changes answers.
+    """
+
+    def __init__(self, *, block_len: int = 4, fails_on: int | None = None) -> None:
+        self.steps: list[list[tuple[RequestId, int]]] = []
+        self._block_len = block_len
         self._fails_on = fails_on
-        self._seen: defaultdict[SequenceId, int] = defaultdict(int)
+        self._slots: dict[tuple[int, int], int] = {}
 
-    def run(self, chunks: list[Chunk]) -> Tensor:
-        self.steps.append([(chunk.sequence.id, chunk.num_tokens) for chunk in chunks])
-        if any(chunk.sequence.token_ids[0] == self._fails_on for chunk in chunks):
+    def run(self, plan: Plan) -> Tensor:
+        self.steps.append([(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks])
+        if any(chunk.sequence.token_ids[0] == self._fails_on for chunk in plan.chunks):
             raise RuntimeError("the model broke")
+        for source, target in plan.copies:
+            for offset in range(self._block_len):
+                if (source, offset) in self._slots:
+                    self._slots[target, offset] = self._slots[source, offset]
         rows: list[Tensor] = []
-        for chunk in chunks:
-            assert chunk.sequence.num_computed in (0, self._seen[chunk.sequence.id]), "a chunk skips or repeats tokens"
-            self._seen[chunk.sequence.id] = chunk.sequence.num_computed + chunk.num_tokens
-            if chunk.samples:
-                row = torch.zeros(VOCAB + 8)
-                row[VOCAB:] = 99.0  # padding rows of the vocabulary must never win
-                row[next_token(chunk.sequence.token_ids)] = 9.0
-                rows.append(row)
+        for chunk in plan.chunks:
+            start = chunk.sequence.num_computed
+            token_ids = [*chunk.sequence.token_ids[start : start + chunk.num_tokens], *chunk.draft]
+            for position, token_id in enumerate(token_ids, start):
+                self._slots[self._slot(chunk.sequence, position)] = token_id
+            end = start + len(token_ids)
+            rows += [self._logits(chunk.sequence, length) for length in range(end - chunk.num_logits + 1, end + 1)]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB + 8)
+
+    def _logits(self, sequence: Sequence, length: int) -> Tensor:
+        row = torch.zeros(VOCAB + 8)
+        row[VOCAB:] = 99.0  # padding rows of the vocabulary must never win
+        row[next_token([self._slots[self._slot(sequence, position)] for position in range(length)])] = 9.0
+        return row
+
+    def _slot(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        return sequence.block_ids[position // self._block_len], position % self._block_len
 
 
 @dataclass
 class RecordingSink:
-    """Keeps everything the engine says, per sequence."""
+    """Keeps everything the engine says, per request."""
 
-    pieces: defaultdict[SequenceId, list[Piece]] = field(default_factory=lambda: defaultdict(list))
-    errors: dict[SequenceId, MeshError] = field(default_factory=dict)
+    pieces: defaultdict[RequestId, list[Piece]] = field(default_factory=lambda: defaultdict(list))
+    errors: dict[RequestId, MeshError] = field(default_factory=dict)
     loads: list[Load] = field(default_factory=list)
 
-    def emit(self, sequence_id: SequenceId, piece: Piece) -> None:
-        assert sequence_id not in self.errors and not self.is_finished(sequence_id), "a piece after the end"
-        self.pieces[sequence_id].append(piece)
+    def emit(self, request_id: RequestId, piece: Piece) -> None:
+        assert request_id not in self.errors and not self.is_finished(request_id), "a piece after the end"
+        ended = {earlier.index for earlier in self.pieces[request_id] if earlier.finish}
+        assert piece.index not in ended, "a piece after the answer's end"
+        self.pieces[request_id].append(piece)
 
-    def fail(self, sequence_id: SequenceId, error: MeshError) -> None:
-        assert sequence_id not in self.errors and not self.is_finished(sequence_id), "a failure after the end"
-        self.errors[sequence_id] = error
+    def fail(self, request_id: RequestId, error: MeshError) -> None:
+        assert request_id not in self.errors and not self.is_finished(request_id), "a failure after the end"
+        self.errors[request_id] = error
 
     def observe(self, load: Load) -> None:
         self.loads.append(load)
 
-    def is_finished(self, sequence_id: SequenceId) -> bool:
-        pieces = self.pieces.get(sequence_id)
-        return bool(pieces) and pieces[-1].finish is not None
+    def is_finished(self, request_id: RequestId) -> bool:
+        pieces = self.pieces.get(request_id)
+        return bool(pieces) and pieces[-1].last
 
-    def tokens(self, sequence_id: SequenceId) -> list[int]:
-        return [token.token_id for piece in self.pieces[sequence_id] for token in piece.tokens]
+    def tokens(self, request_id: RequestId, index: int = 0) -> list[int]:
+        pieces = self.pieces[request_id]
+        return [token.token_id for piece in pieces if piece.index == index for token in piece.tokens]
 
 
 class ByteTokenizer:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meshkit.errors import MeshError
 from services.chat_worker.engine.sequence import Sampling
 
 _COLDEST = float(torch.finfo(torch.float32).tiny)  # anything colder may become 0, and 0 / 0 is no logit
@@ -29,21 +30,38 @@ class Sampled:
     top: tuple[TokenScore, ...] = ()
 
 
-def sample(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> list[Sampled]:
-    """Choose one token per row.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One choice to make.
 
-    logits: (rows, vocab) fp32, dead rows of the vocabulary at -inf. positions: where the new token will stand in its
-    sequence; with the seed it keys the row's only random number.
+    token_ids: the context before the new token, of which the first prompt_len are the prompt; its length is the new
+    token's position, which with the seed keys the row's only random number. mask: (ceil(vocab / 32),) int32, bit
+    token_id % 32 of word token_id // 32 set where a token is allowed; None allows all.
     """
+
+    sampling: Sampling
+    token_ids: Rows[int]
+    prompt_len: int
+    mask: Tensor | None = None
+
+
+def sample(logits: Tensor, rows: Rows[Row]) -> list[Sampled | MeshError]:
+    """Choose one token per row, or say why that row has none. logits: (rows, vocab) fp32."""
+    samplings = [row.sampling for row in rows]
     token_ids = logits.argmax(dim=-1)
     random_rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if random_rows:
         token_ids[random_rows] = _draw(
             logits[random_rows],
             [samplings[row] for row in random_rows],
-            [positions[row] for row in random_rows],
+            [len(rows[row].token_ids) for row in random_rows],
         )
-    return [_score(logits[row], int(token_ids[row]), sampling) for row, sampling in enumerate(samplings)]
+    return [_score(logits[row], int(token_ids[row]), sampling.top_logprobs) for row, sampling in enumerate(samplings)]
+
+
+def score(logits: Tensor, token_ids: Rows[int], num_top: int) -> list[Sampled]:
+    """Report tokens that stand already, as if each had been chosen from its row of logits, (tokens, vocab) fp32."""
+    return [_score(row, token_id, num_top) for row, token_id in zip(logits, token_ids, strict=True)]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -74,10 +92,10 @@ def _draw(logits: Tensor, samplings: list[Sampling], positions: list[int]) -> Te
     return order.gather(-1, ranks.minimum(kept.sum(dim=-1, keepdim=True) - 1)).squeeze(-1)
 
 
-def _score(logits: Tensor, token_id: int, sampling: Sampling) -> Sampled:
-    if sampling.top_logprobs is None:
+def _score(logits: Tensor, token_id: int, num_top: int | None) -> Sampled:
+    if num_top is None:
         return Sampled(token_id)
     logprobs = logits.log_softmax(dim=-1)
-    values, ids = logprobs.topk(sampling.top_logprobs)
+    values, ids = logprobs.topk(num_top)
     top = tuple(TokenScore(int(token), float(value)) for token, value in zip(ids, values, strict=True))
     return Sampled(token_id, TokenScore(token_id, float(logprobs[token_id])), top)

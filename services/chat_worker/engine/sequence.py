@@ -1,10 +1,10 @@
-"""Holds the state of one request inside the engine; knows no tensors, no clocks and no text."""
+"""Holds the state of one answer inside the engine; knows no tensors, no clocks and no text."""
 
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import NewType
 
-SequenceId = NewType("SequenceId", int)
+RequestId = NewType("RequestId", int)
 
 
 class Status(Enum):
@@ -13,6 +13,13 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
+
+
+class Priority(IntEnum):
+    """A class of requests; the lower number goes first."""
+
+    INTERACTIVE = 0
+    BULK = 1
 
 
 class FinishReason(StrEnum):
@@ -26,7 +33,8 @@ class FinishReason(StrEnum):
 class Sampling:
     """How the next token is chosen. temperature 0 is greedy, top_k 0 keeps all, seed keys all randomness.
 
-    top_logprobs: how many alternatives to report beside the chosen token's own log-probability; None reports nothing.
+    top_logprobs, prompt_logprobs: how many alternatives to report beside the own log-probability of each token of the
+    answer, of the prompt; None reports nothing.
     """
 
     temperature: float
@@ -34,6 +42,7 @@ class Sampling:
     top_k: int
     seed: int
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +56,24 @@ class Stop:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One request inside the engine. All lengths are in tokens."""
+    """One answer inside the engine, with its prompt. All lengths are in tokens.
 
-    id: SequenceId
+    A request for n answers is n sequences of one request_id. forks: those of them that share this one's prompt and
+    branch off once it is computed; until then only this one is scheduled.
+    """
+
+    request_id: RequestId
     token_ids: list[int]
     prompt_len: int
     sampling: Sampling
     stop: Stop
+    index: int = 0  # which of the request's answers
+    priority: Priority = Priority.INTERACTIVE
+    tenant: str = ""
+    forks: list["Sequence"] = field(default_factory=list["Sequence"])
     num_computed: int = 0  # tokens whose keys and values are in the cache
+    num_scored: int = 0  # prompt tokens after the first whose log-probability is known
+    draft: tuple[int, ...] = ()  # guessed tokens that the next step may check
     block_ids: list[int] = field(default_factory=list[int])  # physical blocks, in order
     status: Status = Status.WAITING
 
@@ -67,3 +86,8 @@ class Sequence:
     def completion_len(self) -> int:
         """Tokens generated so far."""
         return len(self.token_ids) - self.prompt_len
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether log-probabilities of prompt tokens are asked for and not all known."""
+        return self.sampling.prompt_logprobs is not None and self.num_scored < self.prompt_len - 1

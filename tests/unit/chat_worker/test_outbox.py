@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from meshkit.errors import MeshError, Reason
-from services.chat_worker.engine.loop import Finish, Load, Piece
-from services.chat_worker.engine.sequence import FinishReason, SequenceId
+from services.chat_worker.engine.generation import Finish, Load, Piece
+from services.chat_worker.engine.sequence import FinishReason, RequestId
 from services.chat_worker.outbox import Outbox
 
-LAST = Piece("!", (), Finish(FinishReason.STOP, 1, 1, 0.0, 0.0, 0.0))
-ONE, TWO = SequenceId(1), SequenceId(2)
+LAST = Piece("!", (), finish=Finish(FinishReason.STOP, 1, 1, 0.0, 0.0, 0.0), last=True)
+ONE, TWO = RequestId(1), RequestId(2)
 
 
 class RecordingReply:
@@ -44,7 +44,7 @@ class RecordingReply:
 
 class Harness:
     def __init__(self) -> None:
-        self.aborted: queue.Queue[SequenceId] = queue.Queue()
+        self.aborted: queue.Queue[RequestId] = queue.Queue()
         self.loads: queue.Queue[Load] = queue.Queue()
         self.outbox = Outbox(abort=self.aborted.put, publish=self.loads.put)
 

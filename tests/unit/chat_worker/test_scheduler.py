@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 from services.chat_worker.engine.blocks import BlockPool
-from services.chat_worker.engine.scheduler import Chunk, Scheduler
-from services.chat_worker.engine.sequence import Sampling, Sequence, SequenceId, Status, Stop
+from services.chat_worker.engine.scheduler import Plan, Scheduler
+from services.chat_worker.engine.sequence import RequestId, Sampling, Sequence, Status, Stop
 
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
 
@@ -18,7 +18,7 @@ def make_scheduler(
 
 
 def make_sequence(number: int, prompt_len: int, max_tokens: int = 100) -> Sequence:
-    return Sequence(SequenceId(number), [7] * prompt_len, prompt_len, GREEDY, Stop(max_tokens, frozenset()))
+    return Sequence(RequestId(number), [7] * prompt_len, prompt_len, GREEDY, Stop(max_tokens, frozenset()))
 
 
 def add(scheduler: Scheduler, *prompt_lens: int) -> list[Sequence]:
@@ -30,11 +30,11 @@ def add(scheduler: Scheduler, *prompt_lens: int) -> list[Sequence]:
 
 def step(scheduler: Scheduler) -> list[tuple[int, int]]:
     """Run one step in which every finished prompt and every decoding sequence samples token 9."""
-    chunks = scheduler.schedule()
+    plan = scheduler.schedule()
     scheduler.check_integrity()
-    plan = [(int(chunk.sequence.id), chunk.num_tokens) for chunk in chunks]
-    scheduler.commit(chunks, {chunk.sequence.id: 9 for chunk in chunks if chunk.samples})
-    return plan
+    tokens = [(int(chunk.sequence.request_id), chunk.num_tokens) for chunk in plan.chunks]
+    scheduler.commit(plan, {chunk.sequence: [9] for chunk in plan.chunks if chunk.samples})
+    return tokens
 
 
 def test_prompts_run_whole_and_together_when_the_budget_allows() -> None:
@@ -117,7 +117,7 @@ def test_a_lost_block_is_noticed() -> None:
     sequence = make_sequence(0, 4)
     blocks.allocate(sequence, 4)
     sequence.block_ids.clear()
-    with pytest.raises(AssertionError, match="lost or held twice"):
+    with pytest.raises(AssertionError, match="a block is"):
         blocks.check_integrity([sequence])
 
 
@@ -138,32 +138,32 @@ def test_every_sequence_ends_exactly_once_whatever_arrives(
     """arrivals: (step, prompt length, answer length, steps until the caller leaves); 8 blocks of 4 hold any of them."""
     scheduler = make_scheduler(num_blocks=num_blocks, max_step_tokens=max_step_tokens, max_running=max_running)
     sequences = [make_sequence(i, prompt, answer) for i, (_, prompt, answer, _) in enumerate(arrivals)]
-    ended: list[SequenceId] = []
+    ended: list[RequestId] = []
     for now in range(2000):
         for sequence, (arrival, _, _, leaves) in zip(sequences, arrivals, strict=True):
             if arrival == now:
                 scheduler.add(sequence)
             if leaves is not None and arrival + leaves == now and sequence.status is not Status.FINISHED:
                 scheduler.remove(sequence)
-                ended.append(sequence.id)
-        chunks = scheduler.schedule()
+                ended.append(sequence.request_id)
+        plan = scheduler.schedule()
         scheduler.check_integrity()
-        assert sum(chunk.num_tokens for chunk in chunks) <= max_step_tokens
+        assert sum(chunk.num_tokens for chunk in plan.chunks) <= max_step_tokens
         assert len(scheduler.running) <= max_running
-        assert chunks or not scheduler.has_work, "work is left but nothing runs"
-        ended += run(scheduler, chunks)
+        assert plan.chunks or not scheduler.has_work, "work is left but nothing runs"
+        ended += run(scheduler, plan)
         if now > 12 and not scheduler.has_work:
             break
     scheduler.check_integrity()
-    assert sorted(ended) == [sequence.id for sequence in sequences]
+    assert sorted(ended) == [sequence.request_id for sequence in sequences]
 
 
-def run(scheduler: Scheduler, chunks: list[Chunk]) -> list[SequenceId]:
+def run(scheduler: Scheduler, plan: Plan) -> list[RequestId]:
     """Commit a step and remove what is finished; the ids of those."""
-    for chunk in chunks:
+    for chunk in plan.chunks:
         assert 0 < chunk.num_tokens <= chunk.sequence.num_pending
-    scheduler.commit(chunks, {chunk.sequence.id: 9 for chunk in chunks if chunk.samples})
-    done = [chunk.sequence for chunk in chunks if chunk.sequence.completion_len == chunk.sequence.stop.max_tokens]
+    scheduler.commit(plan, {chunk.sequence: [9] for chunk in plan.chunks if chunk.samples})
+    done = [chunk.sequence for chunk in plan.chunks if chunk.sequence.completion_len == chunk.sequence.stop.max_tokens]
     for sequence in done:
         scheduler.remove(sequence)
-    return [sequence.id for sequence in done]
+    return [sequence.request_id for sequence in done]

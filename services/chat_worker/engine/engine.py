@@ -1,0 +1,139 @@
+"""Carries requests through the model step by step, on whatever thread calls it; knows no queues and no threads."""
+
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import replace
+
+from meshkit.errors import MeshError, Reason
+from services.chat_worker.engine.blocks import BlockPool
+from services.chat_worker.engine.choices import Choices, choose
+from services.chat_worker.engine.generation import Generation, Load, Sink
+from services.chat_worker.engine.runner import ModelRunner
+from services.chat_worker.engine.sampler import Sampled
+from services.chat_worker.engine.scheduler import Plan, Scheduler
+from services.chat_worker.engine.sequence import RequestId, Sequence
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Continuous batching: every step computes the next tokens of all running sequences together."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        blocks: BlockPool,
+        runner: ModelRunner,
+        sink: Sink,
+        *,
+        vocab_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self._scheduler = scheduler
+        self._blocks = blocks
+        self._runner = runner
+        self._sink = sink
+        self._vocab_size = vocab_size
+        self._requests: dict[RequestId, list[Generation]] = {}  # the answers that have not ended
+        self._generations: dict[Sequence, Generation] = {}
+        self._prompt_tokens = 0
+        self._generation_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return self._scheduler.has_work
+
+    def add(self, answers: Rows[Generation]) -> None:
+        """Take in a request; see EngineLoop.submit."""
+        first = answers[0].sequence
+        self._requests[first.request_id] = list(answers)
+        self._generations.update((generation.sequence, generation) for generation in answers)
+        self._scheduler.add(first)
+
+    def drop(self, request_id: RequestId) -> None:
+        """Forget a request, without a word to the sink; unknown ids are ignored."""
+        for generation in self._requests.pop(request_id, ()):
+            self._forget(generation.sequence)
+
+    def fail_all(self, error: MeshError) -> None:
+        """End every request with an error."""
+        for request_id in list(self._requests):
+            self._fail(request_id, error)
+
+    def step(self) -> None:
+        """Compute one step and tell the sink what came of it."""
+        plan = self._scheduler.schedule()
+        now_s = self.clock()
+        for chunk in plan.chunks:
+            for sequence in (chunk.sequence, *chunk.sequence.forks):
+                self._generations[sequence].begin(now_s)
+        try:
+            choices = self._compute(plan)
+        except Exception:  # boundary: a silent step is a batch of hung clients
+            log.exception("a step of %d sequences failed", len(plan.chunks))
+            for chunk in plan.chunks:
+                error = MeshError(Reason.INTERNAL, "the model failed on this request")
+                self._fail(chunk.sequence.request_id, error)
+            return
+        self._commit(plan, choices)
+
+    def observe(self) -> None:
+        """Tell the sink the load; with nothing left to do, assert that nothing is lost."""
+        self._sink.observe(self._load())
+        if not self._requests:
+            self._scheduler.check_integrity()
+
+    def _forget(self, sequence: Sequence) -> None:
+        del self._generations[sequence]
+        self._scheduler.remove(sequence)
+
+    def _fail(self, request_id: RequestId, error: MeshError) -> None:
+        """End a request with an error, unless it has ended already."""
+        if request_id in self._requests:
+            self.drop(request_id)
+            self._sink.fail(request_id, error)
+
+    def _compute(self, plan: Plan) -> Choices:
+        logits = self._runner.run(plan)[:, : self._vocab_size]  # padding rows of the vocabulary are no tokens
+        return choose(plan, logits, self._generations)
+
+    def _commit(self, plan: Plan, choices: Choices) -> None:
+        gained = {sequence: tokens for sequence, tokens in choices.items() if not isinstance(tokens, MeshError)}
+        for sequence, tokens in choices.items():
+            if isinstance(tokens, MeshError):
+                self._fail(sequence.request_id, tokens)
+        self._scheduler.commit(plan, {s: [token.token_id for token in tokens] for s, tokens in gained.items()})
+        now_s = self.clock()
+        for sequence, tokens in gained.items():
+            if (generation := self._generations.get(sequence)) is not None:
+                self._advance(generation, tokens, now_s)
+
+    def _advance(self, generation: Generation, tokens: list[Sampled], now_s: float) -> None:
+        """Tell the sink what new tokens add, and end the answer if the last is among them."""
+        sequence = generation.sequence
+        if generation.first_token_s is None and sequence.index == 0:
+            self._prompt_tokens += sequence.prompt_len
+        self._generation_tokens += len(tokens)
+        piece = generation.take(tokens, now_s)
+        if piece.finish is not None:
+            answers = self._requests[sequence.request_id]
+            answers.remove(generation)
+            self._forget(sequence)
+            if not answers:
+                del self._requests[sequence.request_id]
+                piece = replace(piece, last=True)
+        self._sink.emit(sequence.request_id, piece)
+
+    def _load(self) -> Load:
+        return Load(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            kv_usage_ratio=self._blocks.usage_ratio,
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens,
+            num_preemptions=self._scheduler.num_preemptions,
+        )
