@@ -67,10 +67,10 @@ class Engine:
     def step(self) -> None:
         """Compute one step and tell the sink what came of it."""
         plan = self._scheduler.schedule()
-        now_s = self.clock()
+        start_s = self.clock()
         for chunk in plan.chunks:
             for sequence in (chunk.sequence, *chunk.sequence.forks):
-                self._generations[sequence].begin(now_s)
+                self._generations[sequence].begin(start_s)
         try:
             choices = self._compute(plan)
         except Exception:  # boundary: a silent step is a batch of hung clients
@@ -79,7 +79,7 @@ class Engine:
                 error = MeshError(Reason.INTERNAL, "the model failed on this request")
                 self._fail(chunk.sequence.request_id, error)
             return
-        self._commit(plan, choices)
+        self._commit(plan, choices, start_s)
 
     def observe(self) -> None:
         """Tell the sink the load; with nothing left to do, assert that nothing is lost."""
@@ -101,13 +101,16 @@ class Engine:
         logits = self._runner.run(plan)[:, : self._vocab_size]  # padding rows of the vocabulary are no tokens
         return choose(plan, logits, self._generations)
 
-    def _commit(self, plan: Plan, choices: Choices) -> None:
+    def _commit(self, plan: Plan, choices: Choices, start_s: float) -> None:
         gained = {sequence: tokens for sequence, tokens in choices.items() if not isinstance(tokens, MeshError)}
         for sequence, tokens in choices.items():
             if isinstance(tokens, MeshError):
                 self._fail(sequence.request_id, tokens)
         self._scheduler.commit(plan, {s: [token.token_id for token in tokens] for s, tokens in gained.items()})
         now_s = self.clock()
+        for chunk in plan.chunks:
+            if (generation := self._generations.get(chunk.sequence)) is not None:
+                generation.note_chunk(chunk.num_tokens, start_s, now_s)
         for sequence, tokens in gained.items():
             if (generation := self._generations.get(sequence)) is not None:
                 self._advance(generation, tokens, now_s)

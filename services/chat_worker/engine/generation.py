@@ -1,6 +1,8 @@
 """Holds what is told about one answer, and the seams through which it is told; runs nothing."""
 
+from collections.abc import Sequence as Pieces
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol
 
 from torch import Tensor
@@ -12,8 +14,17 @@ from services.chat_worker.engine.sequence import FinishReason, RequestId, Sequen
 
 
 @dataclass(frozen=True, slots=True)
+class PromptChunk:
+    """A step that computed a part of the prompt. Times are of the engine's clock."""
+
+    start_s: float
+    end_s: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
-    """How an answer ended, in tokens and seconds."""
+    """How an answer ended, in tokens and seconds. arrived_s is of the engine's clock."""
 
     reason: FinishReason
     prompt_tokens: int
@@ -21,6 +32,8 @@ class Finish:
     queue_s: float
     prefill_s: float
     decode_s: float
+    arrived_s: float = 0.0
+    prompt_chunks: tuple[PromptChunk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +42,7 @@ class Piece:
 
     tokens: what was sampled, without the token that ended the answer. finish: with the answer's last piece.
     last: whether all answers of the request have ended now. prompt_scores: one per prompt token, with the first piece
-    of answer 0, if asked for; the first token has none.
+    of answer 0, if asked for; the first token has none. gap_s: time since the piece before, if any.
     """
 
     text: str
@@ -38,6 +51,20 @@ class Piece:
     finish: Finish | None = None
     last: bool = False
     prompt_scores: tuple[Sampled | None, ...] = ()
+    gap_s: float | None = None
+
+    @classmethod
+    def merge(cls, pieces: Pieces["Piece"]) -> "Piece":
+        """One piece that says what these, of the same answer and in order, say; times between them are lost."""
+        final = pieces[-1]
+        return cls(
+            text="".join(piece.text for piece in pieces),
+            tokens=tuple(chain.from_iterable(piece.tokens for piece in pieces)),
+            index=final.index,
+            finish=final.finish,
+            last=final.last,
+            prompt_scores=pieces[0].prompt_scores,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +126,8 @@ class Generation:
     arrived_s: float = 0.0
     started_s: float | None = None
     first_token_s: float | None = None
+    last_token_s: float | None = None
+    prompt_chunks: list[PromptChunk] = field(default_factory=list[PromptChunk])
     prompt_scores: list[Sampled] = field(default_factory=list[Sampled])  # without the first token's, which has none
 
     def begin(self, now_s: float) -> None:
@@ -108,12 +137,18 @@ class Generation:
             if self.grammar is not None:
                 self.grammar.prepare()
 
+    def note_chunk(self, num_tokens: int, start_s: float, end_s: float) -> None:
+        """Note a step that computed something of it; only those before the first token are kept."""
+        if self.first_token_s is None:
+            self.prompt_chunks.append(PromptChunk(start_s, end_s, num_tokens))
+
     def take(self, tokens: list[Sampled], now_s: float) -> Piece:
         """Tell what the sequence's newest tokens add to the answer; what follows its end is dropped."""
         scores: tuple[Sampled | None, ...] = ()
         if self.first_token_s is None:
             self.first_token_s = now_s
             scores = (None, *self.prompt_scores) if self.sequence.sampling.prompt_logprobs is not None else ()
+        gap_s, self.last_token_s = None if self.last_token_s is None else now_s - self.last_token_s, now_s
         texts: list[str] = []
         shown: list[Sampled] = []
         finish: Finish | None = None
@@ -127,7 +162,8 @@ class Generation:
             if reason is not None:
                 finish = self._finish(reason, completion_len, now_s)
                 break
-        return Piece("".join(texts), tuple(shown), self.sequence.index, finish, prompt_scores=scores)
+        index = self.sequence.index
+        return Piece("".join(texts), tuple(shown), index, finish, prompt_scores=scores, gap_s=gap_s)
 
     def _push(self, token_id: int, completion_len: int) -> tuple[str, FinishReason | None]:
         """The text a new token adds, and why the answer ends with it, if it does."""
@@ -152,4 +188,6 @@ class Generation:
             queue_s=self.started_s - self.arrived_s,
             prefill_s=self.first_token_s - self.started_s,
             decode_s=now_s - self.first_token_s,
+            arrived_s=self.arrived_s,
+            prompt_chunks=tuple(self.prompt_chunks),
         )
