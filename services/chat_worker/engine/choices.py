@@ -6,9 +6,10 @@ from torch import Tensor
 
 from meshkit.errors import MeshError
 from services.chat_worker.engine.generation import Generation
-from services.chat_worker.engine.sampler import Row, Sampled, sample, score
+from services.chat_worker.engine.sampler import Sampled, sample, score
 from services.chat_worker.engine.scheduler import Chunk, Plan
 from services.chat_worker.engine.sequence import Sequence
+from services.chat_worker.engine.shaping import Row
 
 Choices = dict[Sequence, list[Sampled] | MeshError]
 

@@ -1,21 +1,24 @@
-"""Chooses the next token from logits; each row depends on its own logits, parameters, seed and position only."""
+"""Chooses the next tokens from logits; each row depends on its own logits and request only, never on its neighbours."""
 
+import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from meshkit.errors import MeshError
-from services.chat_worker.engine.sequence import Sampling
+from meshkit.errors import MeshError, Reason
+from services.chat_worker.engine.draw import draw, pick
+from services.chat_worker.engine.sequence import MAX_TOP_LOGPROBS
+from services.chat_worker.engine.shaping import Row, shape
 
-_COLDEST = float(torch.finfo(torch.float32).tiny)  # anything colder may become 0, and 0 / 0 is no logit
+_SCORED_ROWS = 64  # scored at once: a long prompt's log-probabilities would take a gigabyte together
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """A token and its natural log-probability before temperature and filters."""
+    """A token and its natural log-probability in the model's own distribution, before anything a request changes."""
 
     token_id: int
     logprob: float
@@ -30,72 +33,64 @@ class Sampled:
     top: tuple[TokenScore, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One choice to make.
-
-    token_ids: the context before the new token, of which the first prompt_len are the prompt; its length is the new
-    token's position, which with the seed keys the row's only random number. mask: (ceil(vocab / 32),) int32, bit
-    token_id % 32 of word token_id // 32 set where a token is allowed; None allows all.
-    """
-
-    sampling: Sampling
-    token_ids: Rows[int]
-    prompt_len: int
-    mask: Tensor | None = None
-
-
+@torch.inference_mode()
 def sample(logits: Tensor, rows: Rows[Row]) -> list[Sampled | MeshError]:
     """Choose one token per row, or say why that row has none. logits: (rows, vocab) fp32."""
-    samplings = [row.sampling for row in rows]
-    token_ids = logits.argmax(dim=-1)
-    random_rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if random_rows:
-        token_ids[random_rows] = _draw(
-            logits[random_rows],
-            [samplings[row] for row in random_rows],
-            [len(rows[row].token_ids) for row in random_rows],
-        )
-    return [_score(logits[row], int(token_ids[row]), sampling.top_logprobs) for row, sampling in enumerate(samplings)]
+    shaped = shape(logits, rows)
+    best, greedy = shaped.max(dim=-1)
+    failures = [_failure(row, float(value)) for row, value in zip(rows, best, strict=True)]
+    token_ids = [int(token) for token in greedy]
+    sound = [number for number, failure in enumerate(failures) if failure is None]
+    random = [number for number in sound if rows[number].sampling.temperature > 0]
+    if random:
+        positions = [len(rows[number].token_ids) for number in random]
+        drawn = draw(pick(shaped, random), [rows[number].sampling for number in random], positions)
+        for number, token_id in zip(random, drawn, strict=True):
+            token_ids[number] = token_id
+    scored = [number for number in sound if rows[number].sampling.top_logprobs is not None]
+    scores = dict[int, Sampled]()
+    if scored:
+        num_top = [rows[number].sampling.top_logprobs or 0 for number in scored]
+        reports = _score(pick(logits, scored), [token_ids[number] for number in scored], num_top)
+        scores = dict(zip(scored, reports, strict=True))
+    return [
+        failure or scores.get(number) or Sampled(token_id)
+        for number, (failure, token_id) in enumerate(zip(failures, token_ids, strict=True))
+    ]
 
 
+@torch.inference_mode()
 def score(logits: Tensor, token_ids: Rows[int], num_top: int) -> list[Sampled]:
     """Report tokens that stand already, as if each had been chosen from its row of logits, (tokens, vocab) fp32."""
-    return [_score(row, token_id, num_top) for row, token_id in zip(logits, token_ids, strict=True)]
+    scored: list[Sampled] = []
+    for start in range(0, len(token_ids), _SCORED_ROWS):
+        ids = token_ids[start : start + _SCORED_ROWS]
+        scored += _score(logits[start : start + len(ids)], ids, [num_top] * len(ids))
+    return scored
 
 
-def uniform(seed: int, position: int) -> float:
-    """The random number in [0, 1) of one position of one seed, the same on every machine.
-
-    Philox is counter-based: no state is carried from token to token (Salmon et al., 2011).
-    """
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
-
-
-def _draw(logits: Tensor, samplings: list[Sampling], positions: list[int]) -> Tensor:
-    """Sample each row after temperature, top-k and top-p, in that order. Returns (rows,) token ids."""
-    temperatures = torch.tensor([max(sampling.temperature, _COLDEST) for sampling in samplings])[:, None]
-    vocab = logits.shape[-1]
-    top_k = torch.tensor([sampling.top_k or vocab for sampling in samplings])[:, None]
-    top_p = torch.tensor([sampling.top_p for sampling in samplings], dtype=torch.float64)[:, None]
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures  # the best is 0: no temperature overflows it
-    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-    ordered = ordered.masked_fill(torch.arange(vocab) >= top_k, float("-inf"))
-    probabilities = ordered.double().softmax(dim=-1)
-    cumulative = probabilities.cumsum(dim=-1)
-    kept = cumulative - probabilities < top_p  # the token that crosses top_p is still in, so one always is
-    cumulative = cumulative.masked_fill(~kept, 2.0)  # above any target
-    mass = (probabilities * kept).sum(dim=-1, keepdim=True)
-    drawn = [uniform(sampling.seed, at) for sampling, at in zip(samplings, positions, strict=True)]
-    targets = torch.tensor(drawn, dtype=torch.float64)[:, None] * mass
-    ranks = torch.searchsorted(cumulative, targets, right=True)
-    return order.gather(-1, ranks.minimum(kept.sum(dim=-1, keepdim=True) - 1)).squeeze(-1)
-
-
-def _score(logits: Tensor, token_id: int, num_top: int | None) -> Sampled:
-    if num_top is None:
-        return Sampled(token_id)
+def _score(logits: Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[Sampled]:
     logprobs = logits.log_softmax(dim=-1)
-    values, ids = logprobs.topk(num_top)
-    top = tuple(TokenScore(int(token), float(value)) for token, value in zip(ids, values, strict=True))
-    return Sampled(token_id, TokenScore(token_id, float(logprobs[token_id])), top)
+    own = logprobs.gather(-1, torch.tensor(token_ids, device=logits.device)[:, None]).squeeze(-1)
+    # always as many: which of two equals comes first must not depend on what a neighbour asked for
+    top = logprobs.topk(min(MAX_TOP_LOGPROBS, logits.shape[-1]))
+    # torch leaves tolist untyped
+    ids = cast("list[list[int]]", top.indices.tolist())  # pyright: ignore[reportUnknownMemberType]
+    values = cast("list[list[float]]", top.values.tolist())  # pyright: ignore[reportUnknownMemberType]
+    tops = [tuple(map(TokenScore, *best)) for best in zip(ids, values, strict=True)]
+    return [
+        Sampled(token_id, TokenScore(token_id, float(logprob)), top[:count])
+        for token_id, logprob, top, count in zip(token_ids, own, tops, num_top, strict=True)
+    ]
+
+
+def _failure(row: Row, best: float) -> MeshError | None:
+    """What is wrong with a row whose best logit is this."""
+    if math.isfinite(best):
+        return None
+    if best == -math.inf and row.is_shaped:
+        return MeshError(
+            Reason.INVALID_REQUEST,
+            "no token may come next: allowed_token_ids, bad_token_ids, min_tokens and the answer's format leave none",
+        )
+    return MeshError(Reason.INTERNAL, f"the best logit of a row is {best}")

@@ -1,8 +1,11 @@
 """Holds the state of one answer inside the engine; knows no tensors, no clocks and no text."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, StrEnum
-from typing import NewType
+from typing import Final, NewType
+
+MAX_TOP_LOGPROBS: Final = 20  # alternatives that are reported beside a token at most
 
 RequestId = NewType("RequestId", int)
 
@@ -34,7 +37,8 @@ class Sampling:
     """How the next token is chosen. temperature 0 is greedy, top_k 0 keeps all, seed keys all randomness.
 
     top_logprobs, prompt_logprobs: how many alternatives to report beside the own log-probability of each token of the
-    answer, of the prompt; None reports nothing.
+    answer, of the prompt; None reports nothing. allowed_token_ids: all, if there are none. Until the answer holds
+    min_tokens tokens none of end_token_ids is chosen. The rest is as in the contract's SamplingParams.
     """
 
     temperature: float
@@ -43,6 +47,25 @@ class Sampling:
     seed: int
     top_logprobs: int | None = None
     prompt_logprobs: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    bad_token_ids: frozenset[int] = frozenset()
+    allowed_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+    end_token_ids: frozenset[int] = frozenset()
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether the model's own logits are not the ones in force, wherever in the answer."""
+        penalties = self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty
+        return bool(penalties or self.logit_bias or self.bad_token_ids or self.allowed_token_ids)
+
+    def filters(self, vocab_size: int) -> bool:
+        """Whether a random choice is not made among all tokens."""
+        return self.top_p < 1 or 0 < self.top_k < vocab_size or self.min_p > 0
 
 
 @dataclass(frozen=True, slots=True)
