@@ -21,7 +21,9 @@ from services.chat_worker.codec import decode_request, encode_piece
 from services.chat_worker.engine.generation import Load, Piece
 from services.chat_worker.engine.sequence import RequestId
 from services.chat_worker.outbox import Outbox
+from services.chat_worker.prompt import Prepared
 from services.chat_worker.settings import ChatSettings
+from services.chat_worker.tool_calls import CallReaders
 from services.chat_worker.worker import ChatWorker, build_worker
 
 if TYPE_CHECKING:
@@ -113,12 +115,18 @@ class ChatAdapter:
             self._places.release()
             _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
         else:
-            self._outbox.open(request_id, _TritonReply(sender, self._encoder(seed), self._places.release))
+            self._outbox.open(request_id, _TritonReply(sender, self._encoder(prepared, seed), self._places.release))
             self._worker.submit(request_id, prepared)
 
-    def _encoder(self, seed: int) -> Callable[[Piece], bytes]:
+    def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
-        return lambda piece: encode_piece(piece, model=model, seed=seed, token_bytes=token_bytes)
+        readers = CallReaders(prepared.tool_names, make_id=lambda: f"call_{secrets.token_hex(12)}")
+
+        def encode(piece: Piece) -> bytes:
+            found = readers.read(piece.index, piece.text, last=piece.finish is not None)
+            return encode_piece(piece, found, model=model, seed=seed, token_bytes=token_bytes)
+
+        return encode
 
     def _abort(self, request_id: RequestId) -> None:
         self._worker.loop.abort(request_id)

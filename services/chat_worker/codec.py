@@ -1,19 +1,43 @@
 """Translates between the protobuf contract and the worker's own types; no other file of the worker knows protobuf."""
 
+import json
 from collections.abc import Callable
+from typing import cast
 
 from google.protobuf.message import DecodeError
 
 from meshkit.errors import MeshError, Reason
-from modelkit.conversation import Message
+from modelkit.conversation import Message, Tool, ToolCall
 from services.chat_worker.engine.generation import Finish, Piece
 from services.chat_worker.engine.sampler import Sampled, TokenScore
 from services.chat_worker.engine.sequence import FinishReason
-from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from services.chat_worker.request import (
+    CallMode,
+    ChatPrompt,
+    FormatKind,
+    GenerationRequest,
+    OutputFormat,
+    TextPrompt,
+    TokenPrompt,
+    ToolUse,
+)
+from services.chat_worker.tool_calls import Found
 from zhinao.chat.v1 import chat_pb2
 from zhinao.common.v1 import common_pb2
 
-_ROLES = {chat_pb2.ROLE_SYSTEM: "system", chat_pb2.ROLE_USER: "user", chat_pb2.ROLE_ASSISTANT: "assistant"}
+_ROLES = {
+    chat_pb2.ROLE_SYSTEM: "system",
+    chat_pb2.ROLE_USER: "user",
+    chat_pb2.ROLE_ASSISTANT: "assistant",
+    chat_pb2.ROLE_TOOL: "tool",
+}
+_CALL_MODES = {
+    chat_pb2.ToolChoice.MODE_UNSPECIFIED: CallMode.AUTO,
+    chat_pb2.ToolChoice.MODE_NONE: CallMode.NONE,
+    chat_pb2.ToolChoice.MODE_AUTO: CallMode.AUTO,
+    chat_pb2.ToolChoice.MODE_REQUIRED: CallMode.REQUIRED,
+    chat_pb2.ToolChoice.MODE_NAMED: CallMode.NAMED,
+}
 _FINISH = {FinishReason.STOP: chat_pb2.FINISH_REASON_STOP, FinishReason.LENGTH: chat_pb2.FINISH_REASON_LENGTH}
 
 
@@ -38,21 +62,28 @@ def decode_request(data: bytes) -> GenerationRequest:
         stop_token_ids=tuple(stop.token_ids),
         top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
         truncate_prompt=message.truncate_prompt,
+        format=_decode_format(message.format),
     )
 
 
-def encode_piece(piece: Piece, *, model: str, seed: int, token_bytes: Callable[[int], bytes]) -> bytes:
-    """Write one GenerateResponse."""
+def encode_piece(piece: Piece, found: Found, *, model: str, seed: int, token_bytes: Callable[[int], bytes]) -> bytes:
+    """Write one GenerateResponse. found: what the piece's text holds."""
     message = chat_pb2.GenerateResponse(
-        text=piece.text,
+        text=found.text,
         token_ids=[token.token_id for token in piece.tokens],
         logprobs=[_encode_logprob(token, token_bytes) for token in piece.tokens if token.score],
         model=model,
         index=piece.index,
+        tool_calls=[
+            chat_pb2.ToolCallDelta(index=part.index, id=part.id, name=part.name, arguments=part.arguments)
+            for part in found.calls
+        ],
         prompt_logprobs=[_encode_logprob(token, token_bytes) for token in piece.prompt_scores],
     )
     if piece.finish is not None:
         _encode_finish(piece.finish, message)
+        if found.num_calls and piece.finish.reason is FinishReason.STOP:
+            message.finish_reason = chat_pb2.FINISH_REASON_TOOL_CALLS
         message.seed = seed
     return message.SerializeToString()
 
@@ -60,7 +91,8 @@ def encode_piece(piece: Piece, *, model: str, seed: int, token_bytes: Callable[[
 def _decode_prompt(message: chat_pb2.GenerateRequest) -> ChatPrompt | TextPrompt | TokenPrompt:
     match message.WhichOneof("prompt"):
         case "chat":
-            return ChatPrompt(tuple(_decode_turn(i, turn) for i, turn in enumerate(message.chat.messages)))
+            turns = tuple(_decode_turn(i, turn) for i, turn in enumerate(message.chat.messages))
+            return ChatPrompt(turns, _decode_tools(message.chat))
         case "text":
             return TextPrompt(message.text)
         case "tokens":
@@ -77,7 +109,45 @@ def _decode_turn(index: int, turn: chat_pb2.Message) -> Message:
             f"messages[{index}].role is {turn.role}; it must be one of {known}",
             param=f"messages[{index}].role",
         )
-    return Message(_ROLES[turn.role], turn.content)
+    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in turn.tool_calls)
+    return Message(_ROLES[turn.role], turn.content, calls, turn.tool_call_id)
+
+
+def _decode_tools(prompt: chat_pb2.ChatPrompt) -> ToolUse:
+    choice = prompt.tool_choice
+    if choice.mode not in _CALL_MODES:
+        raise MeshError(
+            Reason.INVALID_REQUEST, f"tool_choice.mode is {choice.mode}, which is unknown", param="tool_choice"
+        )
+    return ToolUse(
+        tools=tuple(_decode_tool(number, tool) for number, tool in enumerate(prompt.tools)),
+        mode=_CALL_MODES[choice.mode],
+        name=choice.name,
+        parallel=prompt.parallel_tool_calls if prompt.HasField("parallel_tool_calls") else True,
+    )
+
+
+def _decode_tool(number: int, tool: chat_pb2.Tool) -> Tool:
+    param = f"tools[{number}].function.parameters"
+    try:
+        schema: object = json.loads(tool.parameters_schema or '{"type": "object"}')
+    except (ValueError, RecursionError) as error:
+        raise MeshError(Reason.INVALID_REQUEST, f"{param} is no JSON: {error}", param=param) from error
+    if not isinstance(schema, dict):
+        raise MeshError(Reason.INVALID_REQUEST, f"{param} must be a JSON object", param=param)
+    return Tool(tool.name, tool.description, cast("dict[str, object]", schema))
+
+
+def _decode_format(output: chat_pb2.OutputFormat) -> OutputFormat | None:
+    match output.WhichOneof("kind"):
+        case None:
+            return None
+        case "json_object":
+            return OutputFormat(FormatKind.JSON_OBJECT)
+        case "choice":
+            return OutputFormat(FormatKind.CHOICE, tuple(output.choice.texts))
+        case kind:
+            return OutputFormat(FormatKind(kind), (getattr(output, kind),))
 
 
 def _encode_finish(finish: Finish, message: chat_pb2.GenerateResponse) -> None:

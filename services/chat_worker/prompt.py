@@ -1,14 +1,18 @@
 """Turns a request into token ids, sampling and stop conditions, or says what is wrong with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from meshkit.errors import MeshError, Reason
 from modelkit.chat_template import ChatTemplate, TemplateError, drop_oldest_rounds
-from modelkit.conversation import Message
+from modelkit.conversation import CALL_END, CallForm
 from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.engine.sequence import Sampling, Stop
-from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from services.chat_worker.forms import check_tools, grammar_of
+from services.chat_worker.request import CallMode, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt, ToolUse
+from services.chat_worker.structured import GrammarCompiler, TokenGrammar
 
 _MAX_STOP_TEXTS = 16
 _MAX_TOP_LOGPROBS = 20
@@ -16,11 +20,16 @@ _MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that the engine can run."""
+    """A request that the engine can run.
+
+    start_grammar: begins one answer in the form that was asked for. tool_names: the functions that the model knows of.
+    """
 
     token_ids: list[int]
     sampling: Sampling
     stop: Stop
+    start_grammar: Callable[[], TokenGrammar] | None = None
+    tool_names: frozenset[str] = frozenset()
 
 
 class PromptBuilder:
@@ -40,6 +49,7 @@ class PromptBuilder:
         self._defaults = defaults
         self._model_id = model_id
         self._max_model_len = max_model_len
+        self._compiler = GrammarCompiler(tokenizer, defaults.end_token_ids)
 
     def prepare(self, request: GenerationRequest, *, fallback_seed: int) -> Prepared:
         """Check a request and tokenise it; fallback_seed is used when it brings none. Raises MeshError."""
@@ -47,16 +57,26 @@ class PromptBuilder:
             raise MeshError(
                 Reason.MODEL_NOT_FOUND, f"this worker serves {self._model_id!r}, not {request.model!r}", param="model"
             )
+        tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else ToolUse()
+        check_tools(tools)
         sampling = self._sampling(request, fallback_seed)
         token_ids, param = self._token_ids(request)
         max_tokens = self._max_tokens(request, len(token_ids), param)
-        return Prepared(token_ids, sampling, self._stop(request, max_tokens))
+        call_form = CallForm.TAGGED if self._template is None else self._template.call_form
+        grammar = grammar_of(request.format, tools, call_form, self._compiler)
+        return Prepared(
+            token_ids,
+            sampling,
+            self._stop(request, tools, max_tokens),
+            start_grammar=None if grammar is None else partial(self._compiler.start, grammar),
+            tool_names=frozenset(tool.name for tool in tools.offered),
+        )
 
     def _token_ids(self, request: GenerationRequest) -> tuple[list[int], str]:
         """The prompt's ids, and the name of the field it came in."""
         match request.prompt:
-            case ChatPrompt(messages):
-                return self._chat_ids(messages, request), "messages"
+            case ChatPrompt():
+                return self._chat_ids(request.prompt, request), "messages"
             case TextPrompt(text):
                 return [*self._tokenizer.prefix_ids, *self._tokenizer.encode(text)], "prompt"
             case TokenPrompt(ids):
@@ -66,20 +86,21 @@ class PromptBuilder:
                         raise _invalid(f"token id {token_id} is outside the vocabulary of {size} ids", "prompt")
                 return list(ids), "prompt"
 
-    def _chat_ids(self, messages: tuple[Message, ...], request: GenerationRequest) -> list[int]:
+    def _chat_ids(self, prompt: ChatPrompt, request: GenerationRequest) -> list[int]:
         if self._template is None:
             raise MeshError(
                 Reason.NOT_SUPPORTED,
                 f"model {self._model_id!r} has no chat template; send its prompt to /v1/completions",
                 param="messages",
             )
+        messages, tools = prompt.messages, prompt.tools.offered
         if not messages:
             raise _invalid("messages is empty; at least one message is needed", "messages")
         try:
             if request.truncate_prompt:
                 room = self._max_model_len - (request.max_tokens or 1)
-                messages = tuple(drop_oldest_rounds(messages, self._template, room))
-            return self._template.encode(messages)
+                messages = tuple(drop_oldest_rounds(messages, self._template, room, tools))
+            return self._template.encode(messages, tools)
         except TemplateError as error:
             raise _invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
 
@@ -131,11 +152,16 @@ class PromptBuilder:
             top_logprobs=request.top_logprobs,
         )
 
-    def _stop(self, request: GenerationRequest, max_tokens: int) -> Stop:
-        """A stop text that spells a control token matches the token, whose text never shows; empty ones are ignored."""
+    def _stop(self, request: GenerationRequest, tools: ToolUse, max_tokens: int) -> Stop:
+        """A stop text that spells a control token matches the token, whose text never shows; empty ones are ignored.
+
+        An answer that may call, but once only, stops behind its first call.
+        """
         texts = [text for text in request.stop_texts if text]
         if len(texts) > _MAX_STOP_TEXTS:
             raise _invalid(f"stop holds {len(texts)} texts; the most is {_MAX_STOP_TEXTS}", "stop")
+        if tools.offered and not tools.parallel and tools.mode is CallMode.AUTO:
+            texts.append(CALL_END)
         control_ids = self._tokenizer.control_ids
         token_ids = {control_ids[text] for text in texts if text in control_ids}
         return Stop(

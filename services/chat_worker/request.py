@@ -1,8 +1,56 @@
 """The plain form of a generation request inside the worker; what is None was left to the model's defaults."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from modelkit.conversation import Message
+from modelkit.conversation import Message, Tool
+
+
+class CallMode(StrEnum):
+    """Whether the model calls functions."""
+
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The functions of a request and whether they are called. name: with NAMED; parallel: several calls at once."""
+
+    tools: tuple[Tool, ...] = ()
+    mode: CallMode = CallMode.AUTO
+    name: str = ""
+    parallel: bool = True
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """What the model is told of."""
+        return () if self.mode is CallMode.NONE else self.tools
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the answer must be a call."""
+        return self.mode in (CallMode.REQUIRED, CallMode.NAMED)
+
+
+class FormatKind(StrEnum):
+    """What the texts of an OutputFormat are."""
+
+    JSON_OBJECT = "json_object"  # none is needed
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"  # the answers to choose from
+    GRAMMAR = "grammar"  # in Lark's language
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """The form that an answer must have."""
+
+    kind: FormatKind
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +58,7 @@ class ChatPrompt:
     """A conversation, laid out by the model's chat template."""
 
     messages: tuple[Message, ...]
+    tools: ToolUse = ToolUse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +92,4 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()
     top_logprobs: int | None = None
     truncate_prompt: bool = False
+    format: OutputFormat | None = None

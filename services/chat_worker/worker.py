@@ -40,7 +40,8 @@ class ChatWorker:
         """Queue a prepared request under an id of the caller's."""
         prompt, sampling = prepared.token_ids, prepared.sampling
         sequence = Sequence(request_id, prompt, len(prompt), sampling, prepared.stop)
-        self.loop.submit([Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts))])
+        grammar = None if prepared.start_grammar is None else prepared.start_grammar()
+        self.loop.submit([Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts), grammar)])
 
 
 def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshkit.errors import MeshError, Reason
-from modelkit.conversation import Message
+from modelkit.conversation import CallForm, Message, Tool
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.prompt import PromptBuilder
 from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt
@@ -23,7 +23,9 @@ REQUEST = GenerationRequest(request_id="r", model="", prompt=TextPrompt("hello")
 class SpellingTemplate:
     """Spells a conversation as its contents, one after the other."""
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    call_form = CallForm.TAGGED
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         return TOKENIZER.encode("".join(message.content for message in messages))
 
 

@@ -1,0 +1,129 @@
+"""Turns the form that an answer must have into masks of allowed tokens; knows no request and no engine."""
+
+import json
+from collections.abc import Collection
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Final
+
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from torch import Tensor
+
+from modelkit.tokenizer import Tokenizer
+
+_MAX_SOURCE_LEN: Final = 100_000  # characters of a schema or grammar
+_MAX_CACHED: Final = 128  # compiled forms
+_LIMITS: Final = LLParserLimits(verbose_errors=False)  # the library's own bounds: a mask takes 15 ms at the very most
+
+
+Form = dict[str, object]  # one of llguidance's grammar objects, e.g. {"lark_grammar": 'start: "yes" | "no"'}
+
+
+class FormError(ValueError):
+    """A form cannot be kept to; the message carries the library's own words."""
+
+
+class TokenGrammar:
+    """How far one answer has come in its form. Masks are computed by the executor, while the model computes.
+
+    One thread calls it; see engine.generation.Grammar.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int, executor: Executor) -> None:
+        self._matcher = matcher
+        self._executor = executor
+        self._bits = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
+        self._pending: Future[None] | None = None
+
+    def prepare(self) -> None:
+        """Begin to compute the mask of the next token."""
+        self._pending = self._executor.submit(self._fill)
+
+    def mask(self) -> Tensor:
+        """Wait for the mask: (ceil(vocab / 32),) int32, a bit for each token that may follow; valid until `accept`.
+
+        End tokens are among them exactly when the form may end here. None is if the form became too complex to follow.
+        """
+        if self._pending is None:
+            self.prepare()
+        self._wait()
+        return self._bits
+
+    def accept(self, token_id: int) -> None:
+        """Take the token that was chosen, which the mask allowed."""
+        self._wait()
+        self._pending = None
+        self._matcher.consume_token(token_id)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the form is complete and nothing may follow."""
+        self._wait()
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def _fill(self) -> None:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.data_ptr(), self._bits.nbytes)
+        if self._matcher.is_error():
+            self._bits.zero_()
+
+
+class GrammarCompiler:
+    """Compiles forms for one tokenizer and remembers the last ones; threads may share it."""
+
+    def __init__(self, tokenizer: Tokenizer, end_token_ids: Collection[int]) -> None:
+        """end_token_ids: what ends an answer. With none, any control token serves; a structured answer has to end."""
+        self._vocab_size = tokenizer.vocab_size
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Vocabulary(tokenizer)),
+            n_vocab=tokenizer.vocab_size,
+            eos_token=sorted(end_token_ids) or sorted(tokenizer.control_ids.values())[:1],
+        )
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="mask")
+        self._compiled = lru_cache(maxsize=_MAX_CACHED)(self._compile)
+
+    def compile(self, source: str) -> None:
+        """Get a form ready to start. Raises FormError if it is broken, too large, or asks for what is not there."""
+        self._compiled(source)
+
+    def start(self, source: str) -> TokenGrammar:
+        """Begin an answer in a form; `source` is what `join` returned. Raises FormError as `compile` does."""
+        return TokenGrammar(self._compiled(source).deep_copy(), self._vocab_size, self._executor)
+
+    def _compile(self, source: str) -> LLMatcher:
+        if len(source) > _MAX_SOURCE_LEN:
+            raise FormError(f"is {len(source)} characters long; the most is {_MAX_SOURCE_LEN}")
+        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some loops show only now
+        if matcher.is_error():
+            raise FormError(matcher.get_error().strip())
+        return matcher
+
+
+def join(*forms: Form) -> str:
+    """The source of an answer that has any one of these forms."""
+    named = [{"name": f"form{number}", **form} for number, form in enumerate(forms)]
+    start = "start: " + " | ".join(f"@form{number}" for number in range(len(forms)))
+    return json.dumps({"grammars": [{"lark_grammar": start}, *named] if len(forms) > 1 else named})
+
+
+class _Vocabulary:
+    """What the library asks of a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        names = {token_id: name.encode() for name, token_id in tokenizer.control_ids.items()}
+        self.tokens = [
+            names.get(token_id) or tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)
+        ]
+        self.special_token_ids = sorted(names)
+        self.eos_token_id = 0  # overruled by the list that LLTokenizer is given
+        self.bos_token_id = None
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode("utf-8", errors="replace"))

@@ -1,0 +1,137 @@
+"""Checks that calls are found in an answer however it is cut, and that what is no call stays text."""
+
+import json
+from collections.abc import Sequence
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.chat_worker.tool_calls import CallReader, Found
+
+NAMES = ("get_weather", "get_time")
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
+WEATHER = ("get_weather", '{"city": "北京"}')
+TIME = ("get_time", '{"zones": [{"a": "}\\"{"}]}')
+
+
+def make_reader() -> CallReader:
+    ids = count()
+    return CallReader(NAMES, lambda: f"id{next(ids)}")
+
+
+def joined(parts: Sequence[Found]) -> tuple[str, list[tuple[str, str]]]:
+    """Text and calls as a client puts them together; asserts that the parts are well-formed."""
+    calls: list[list[str]] = []
+    for delta in (delta for part in parts for delta in part.calls):
+        if delta.name:
+            assert delta.index == len(calls)
+            assert delta.id == f"id{delta.index}"
+            calls.append([delta.name, delta.arguments])
+        else:
+            assert delta.index == len(calls) - 1
+            assert not delta.id
+            calls[-1][1] += delta.arguments
+    return "".join(part.text for part in parts), [(name, arguments) for name, arguments in calls]
+
+
+def read(*pieces: str) -> tuple[str, list[tuple[str, str]]]:
+    reader = make_reader()
+    parts = [*(reader.push(piece) for piece in pieces), reader.finish()]
+    assert parts[-1].num_calls == len(joined(parts)[1])
+    return joined(parts)
+
+
+ANSWERS = [
+    ("", "", []),
+    ("Hello {you}\n", "Hello {you}\n", []),
+    (CALL, "", [WEATHER]),
+    (f"Let me look. \n{CALL}\n", "Let me look.", [WEATHER]),
+    (f"{CALL}\n{CALL}", "", [WEATHER, WEATHER]),
+    (f"{CALL} and {CALL} done", " and done", [WEATHER, WEATHER]),
+    (CALL.removesuffix("\n</tool_call>"), "", [WEATHER]),
+    (CALL.removesuffix("}\n</tool_call>"), "", [WEATHER]),
+    (CALL.replace("\n", "").replace(": ", ":"), "", [("get_weather", '{"city":"北京"}')]),
+    ('<tool_call>{"name": "get_time", "arguments": {"zones": [{"a": "}\\"{"}]}}</tool_call>', "", [TIME]),
+    ('<tool_call>{"arguments": {"city": "北京"}, "name": "get_weather"}</tool_call> ok', " ok", [WEATHER]),
+    ('<tool_call>{"arguments": {"city": "北京"}, "name": "get_weather"}', "", [WEATHER]),
+    ('<tool_call>{"name": "get_weather", "arguments": {"city": "北', "", [("get_weather", '{"city": "北')]),
+    ('{"name": "get_weather", "arguments": {"city": "北京"}}', "", [WEATHER]),
+    (' {"name": "get_weather", "parameters": {"city": "北京"}}\n', "", [WEATHER]),
+    ('{"name": "get_weather", "arguments": {"city": "北京"}} ok', " ok", [WEATHER]),
+]
+NO_CALLS = [
+    *('{"name": "get_money", "arguments": {}}', '{"name": "get_weather"}', '{"name": "get_weather", "arguments": 1}'),
+    *('{"city": "北京"}', "{", ' {"na me":"get_weather","arguments":{}}', '[{"name": "get_weather", "arguments": {}}]'),
+    *("<tool_call>", "<tool_call>get_weather()</tool_call>", '<tool_call>{"name": "x", "arguments": {}}</tool_call>'),
+    *('<tool_call>{"name": "get_weather", "arguments": [1]}</tool_call>', "<tool_call>{broken", "a < b <tool", "\n \n"),
+    'ok {"name": "get_weather", "arguments": {}}',
+]
+
+
+@pytest.mark.parametrize(("answer", "text", "calls"), ANSWERS)
+def test_calls_are_found(answer: str, text: str, calls: list[tuple[str, str]]) -> None:
+    assert read(answer) == (text, calls)
+
+
+@pytest.mark.parametrize("answer", NO_CALLS)
+def test_what_is_no_call_stays_text_to_the_letter(answer: str) -> None:
+    assert read(answer) == (answer, [])
+
+
+@given(data=st.data(), answer=st.sampled_from([*(answer for answer, *_ in ANSWERS), *NO_CALLS]))
+def test_cut_of_the_pieces_changes_nothing(data: st.DataObject, answer: str) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(answer)))))
+
+    pieces = [answer[start:end] for start, end in zip([0, *cuts], [*cuts, len(answer)], strict=True)]
+
+    assert read(*pieces) == read(answer)
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *("<tool_call>", "</tool_call>", "\n", " ", "{", "}", '"', "\\", "[", ": ", ", ", "a", "<", CALL),
+        *('"name"', '"get_time"', '"arguments"', '{"name": "get_time", "arguments": '),
+    ]
+)
+
+
+@given(pieces=st.lists(FRAGMENTS, max_size=12))
+def test_no_letter_of_any_answer_is_lost(pieces: list[str]) -> None:
+    answer = "".join(pieces)
+
+    text, calls = read(*pieces)
+
+    assert (text, calls) == read(*answer)
+    shown = "".join(text.split()) + "".join("".join(arguments.split()) for _, arguments in calls)
+    if calls:  # the frames of calls are left out; all else is there
+        assert set(shown) <= set("".join(answer.split()))
+        assert sum(map(len, shown)) + 200 * len(calls) >= len("".join(answer.split()))
+    else:
+        assert text == answer
+
+
+def test_name_comes_before_the_arguments_are_there() -> None:
+    reader = make_reader()
+
+    early = reader.push('<tool_call>\n{"name": "get_time", "arguments": {"zone')
+
+    assert [(delta.name, delta.arguments) for delta in early.calls] == [("get_time", ""), ("", '{"zone')]
+
+
+def test_text_without_a_call_is_not_held_back() -> None:
+    reader = make_reader()
+
+    assert reader.push("Hello").text == "Hello"
+    assert reader.push(" you {").text == " you {"
+
+
+def test_object_that_is_no_call_is_not_held_back_for_long() -> None:
+    assert make_reader().push('{"name": "get_money').text == '{"name": "get_money'
+
+
+def test_arguments_of_a_call_in_another_order_are_json() -> None:
+    _, [(_, arguments)] = read('<tool_call>{"arguments": {"a": [1, null, "ü"]}, "name": "get_time"}</tool_call>')
+
+    assert json.loads(arguments) == {"a": [1, None, "ü"]}
