@@ -10,6 +10,7 @@ from typing import Final, cast
 from modelkit.conversation import CALL_END, CALL_START
 
 _BLANKS: Final = re.compile(r"\s+")
+_TAGGED_END: Final = re.compile(rf"\s*\}}?\s*{CALL_END}")
 _KEYS: Final = ("arguments", "parameters")  # Hermes', Llama 3's
 
 
@@ -123,12 +124,12 @@ class CallReader:
             if any(head != dense and head.startswith(dense) for head in self._dense_heads):
                 return False
             end = 1  # so that the brace is not taken for the beginning of a call again
+        elif body.lstrip()[:1] not in ("", "{"):
+            end = start
         elif (end := body.find(CALL_END)) >= 0:
             end += start + len(CALL_END)
-        elif body.lstrip()[:1] in ("", "{"):
-            return False
         else:
-            end = start
+            return False
         self._close_head(self._held[:end])
         self._held = self._held[end:]
         self._state = _State.TEXT
@@ -142,13 +143,12 @@ class CallReader:
         return end is not None
 
     def _read_tail(self) -> bool:
-        expected = "}" + (CALL_END if self._tagged else "")
         dense = _BLANKS.sub("", self._held)
-        if dense != expected and expected.startswith(dense):
+        expected = [f"}}{CALL_END}", CALL_END] if self._tagged else ["}"]  # a model may forget the brace
+        if any(end != dense and end.startswith(dense) for end in expected):
             return False
-        rest = self._held.lstrip().removeprefix("}")
-        tail, tag, behind = rest.partition(CALL_END) if self._tagged else (rest, "", "")
-        self._held = (tail.strip() if tag else tail) + behind
+        end = _TAGGED_END.match(self._held) if self._tagged else None
+        self._held = self._held[end.end() :] if end else self._held.lstrip().removeprefix("}")
         self._state = _State.TEXT
         return True
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chat_worker.tool_calls import CallReader, Found
@@ -60,6 +60,9 @@ ANSWERS = [
     ('{"name": "get_weather", "arguments": {"city": "北京"}}', "", [WEATHER]),
     (' {"name": "get_weather", "parameters": {"city": "北京"}}\n', "", [WEATHER]),
     ('{"name": "get_weather", "arguments": {"city": "北京"}} ok', " ok", [WEATHER]),
+    (f"<tool_call>{CALL}", "<tool_call>", [WEATHER]),
+    (CALL.replace("}\n", "} oops"), " oops</tool_call>", [WEATHER]),
+    (CALL.replace("}}\n", "}"), "", [WEATHER]),
 ]
 NO_CALLS = [
     *('{"name": "get_money", "arguments": {}}', '{"name": "get_weather"}', '{"name": "get_weather", "arguments": 1}'),
@@ -97,6 +100,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
+@settings(max_examples=300)
 @given(pieces=st.lists(FRAGMENTS, max_size=12))
 def test_no_letter_of_any_answer_is_lost(pieces: list[str]) -> None:
     answer = "".join(pieces)
