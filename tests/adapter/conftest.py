@@ -21,8 +21,8 @@ def tiny_zhinao(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def endless_zhinao(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wide window, so that an answer lasts as long as a test wants."""
-    return write_tiny_zhinao(tmp_path_factory.mktemp("endless"), window=8192)
+    """A wide window and no end tokens, so that an answer lasts as long as a test wants."""
+    return write_tiny_zhinao(tmp_path_factory.mktemp("endless"), window=8192, endless=True)
 
 
 @pytest.fixture
