@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,9 @@ from meshkit.errors import MeshError, Reason
 from meshkit.logs import setup_logging
 from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, Operation, encode_error
 from services.chat_worker.codec import decode_request, encode_piece
-from services.chat_worker.engine.generation import Load, Piece
+from services.chat_worker.engine.generation import Piece
 from services.chat_worker.engine.sequence import RequestId
+from services.chat_worker.metrics import EngineMetrics, Kind, Metric, Row
 from services.chat_worker.outbox import Outbox
 from services.chat_worker.prompt import Prepared
 from services.chat_worker.settings import ChatSettings
@@ -27,7 +28,7 @@ from services.chat_worker.tool_calls import CallReaders
 from services.chat_worker.worker import ChatWorker, build_worker
 
 if TYPE_CHECKING:
-    from triton_python_backend_utils import InferenceRequest, InferenceResponse, Metric, MetricFamily, ResponseSender
+    from triton_python_backend_utils import InferenceRequest, InferenceResponse, MetricFamily, ResponseSender
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,10 @@ class ChatAdapter:
         self._ids = itertools.count()
         # A request holds one place from the door to its last response. A semaphore: three threads end requests.
         self._places = threading.BoundedSemaphore(settings.max_requests)
-        self._outbox = Outbox(abort=self._abort, publish=LoadMetrics(settings.model_id).publish)
+        self._metrics = EngineMetrics(TritonMetrics(), model_id=settings.model_id)
+        self._outbox = Outbox(abort=self._abort, observer=self._metrics)
         self._worker: ChatWorker = build_worker(settings, self._outbox)
+        self._metrics.describe_cache(num_blocks=self._worker.num_blocks, block_len=self._worker.block_len)
         self._tokenising = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
 
     @classmethod
@@ -96,6 +99,7 @@ class ChatAdapter:
         assert tensor is not None, "Triton refuses requests without their input tensor"
         data = bytes(tensor.as_numpy().reshape(-1)[0])
         if not self._places.acquire(blocking=False):
+            self._metrics.reject()
             raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
         self._tokenising.submit(self._begin, data, sender)
 
@@ -132,34 +136,19 @@ class ChatAdapter:
         self._worker.loop.abort(request_id)
 
 
-class LoadMetrics:
-    """The engine's load under the names that dashboards know from vLLM."""
+class TritonMetrics:
+    """Registers metrics with Triton, which shows them on its metrics page."""
 
-    def __init__(self, model_id: str) -> None:
-        def metric(name: str, description: str, kind: int) -> Metric:
-            family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-            self._families.append(family)
-            return family.Metric(labels={"model_name": model_id})
+    def __init__(self) -> None:
+        self._families: dict[str, MetricFamily] = {}  # a family that is garbage-collected leaves the page
 
-        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
-        self._families: list[MetricFamily] = []  # a family that is garbage-collected leaves the metrics page
-        self._running = metric("vllm:num_requests_running", "Sequences in the running batch", gauge)
-        self._waiting = metric("vllm:num_requests_waiting", "Sequences that wait for room", gauge)
-        self._kv_usage = metric("vllm:kv_cache_usage_perc", "Share of KV-cache blocks in use, 0 to 1", gauge)
-        self._prompt_tokens = metric("vllm:prompt_tokens_total", "Prompt tokens computed", counter)
-        self._generation_tokens = metric("vllm:generation_tokens_total", "Tokens generated", counter)
-        self._preemptions = metric("vllm:num_preemptions_total", "Sequences that gave up their blocks", counter)
-        self._last = Load(0, 0, 0.0, 0, 0, 0)
-
-    def publish(self, load: Load) -> None:
-        """Set the gauges and raise the counters by what is new."""
-        self._running.set(load.num_running)
-        self._waiting.set(load.num_waiting)
-        self._kv_usage.set(load.kv_usage_ratio)
-        self._prompt_tokens.increment(load.prompt_tokens - self._last.prompt_tokens)
-        self._generation_tokens.increment(load.generation_tokens - self._last.generation_tokens)
-        self._preemptions.increment(load.num_preemptions - self._last.num_preemptions)
-        self._last = load
+    def __call__(self, kind: Kind, row: Row, labels: Mapping[str, str], buckets: Sequence[float] = ()) -> Metric:
+        """See MakeMetric."""
+        if row.name not in self._families:
+            number = getattr(pb_utils.MetricFamily, kind.name)
+            self._families[row.name] = pb_utils.MetricFamily(name=row.name, description=row.description, kind=number)
+        more = {"buckets": list(buckets)} if kind is Kind.HISTOGRAM else {}
+        return self._families[row.name].Metric(labels=dict(labels), **more)
 
 
 class _TritonReply:
@@ -170,9 +159,9 @@ class _TritonReply:
         self._encode = encode
         self._leave = leave
 
-    def send(self, piece: Piece, *, last: bool) -> None:
-        self._sender.send(_response(self._encode(piece)), flags=_FINAL if last else 0)
-        if last:
+    def send(self, piece: Piece) -> None:
+        self._sender.send(_response(self._encode(piece)), flags=_FINAL if piece.last else 0)
+        if piece.last:
             self._leave()
 
     def fail(self, error: MeshError) -> None:

@@ -4,9 +4,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 from meshkit.errors import MeshError, Reason
@@ -19,14 +20,14 @@ _POLL_S = 0.05  # how late a caller who left is noticed, and how old a published
 
 
 class Reply(Protocol):
-    """The way back to one caller. Exactly one of: send with last, fail, or drop ends it."""
+    """The way back to one caller. Exactly one of these ends it: send of a piece that is the last, fail, drop."""
 
-    def send(self, piece: Piece, *, last: bool) -> None:
+    def send(self, piece: Piece) -> None:
         """Hand over a piece."""
         ...
 
     def fail(self, error: MeshError) -> None:
-        """Hand over the failure that ends the answer."""
+        """Hand over the failure that ends the request."""
         ...
 
     def drop(self) -> None:
@@ -35,6 +36,26 @@ class Reply(Protocol):
 
     def is_cancelled(self) -> bool:
         """Whether the caller has left."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told, on the outbox's thread, what became of requests."""
+
+    def count_piece(self, piece: Piece) -> None:
+        """A piece, as the engine emitted it, was delivered."""
+        ...
+
+    def count_failure(self, error: MeshError) -> None:
+        """A request failed."""
+        ...
+
+    def count_departure(self) -> None:
+        """A caller left before the end."""
+        ...
+
+    def publish(self, load: Load) -> None:
+        """Take the engine's newest load, at most every 50 ms."""
         ...
 
 
@@ -57,15 +78,15 @@ class _Fail:
 
 
 class Outbox:
-    """The engine's sink: a slow caller costs this thread, never the engine.
+    """The engine's sink: a slow way back costs this thread, never the engine.
 
-    abort: tells the engine that nobody waits for a request any more. publish: takes the engine's load, at most every
-    50 ms.
+    Each turn delivers all that is queued; pieces of one answer that met in the queue, because the engine was faster,
+    travel as one. abort: tells the engine that nobody waits for a request any more.
     """
 
-    def __init__(self, *, abort: Callable[[RequestId], None], publish: Callable[[Load], None]) -> None:
+    def __init__(self, *, abort: Callable[[RequestId], None], observer: Observer) -> None:
         self._abort = abort
-        self._publish = publish
+        self._observer = observer
         self._messages: queue.SimpleQueue[_Open | _Emit | _Fail | None] = queue.SimpleQueue()
         self._replies: dict[RequestId, Reply] = {}
         self._load: Load | None = None  # the newest; only the engine's thread sets it
@@ -99,18 +120,41 @@ class Outbox:
 
     def _run(self) -> None:
         polled_s = time.monotonic()
-        while True:
-            try:
-                message = self._messages.get(timeout=_POLL_S)
-            except queue.Empty:
-                pass
-            else:
-                if message is None:
-                    return
-                self._guard(message.request_id, partial(self._deliver, message))
+        while self._turn():
             if time.monotonic() - polled_s >= _POLL_S:
                 self._poll()
                 polled_s = time.monotonic()
+
+    def _turn(self) -> bool:
+        """Wait for a message and deliver all that are queued; False if the outbox is to stop."""
+        try:
+            messages = [self._messages.get(timeout=_POLL_S)]
+        except queue.Empty:
+            return True
+        messages += (self._messages.get_nowait() for _ in range(self._messages.qsize()))
+        pieces: dict[tuple[RequestId, int], list[Piece]] = {}  # of each answer; the one that grew last is last
+        for message in messages:
+            match message:
+                case _Open(request_id, reply):
+                    self._replies[request_id] = reply
+                case _Emit(request_id, piece):
+                    parts = pieces.pop((request_id, piece.index), [])
+                    parts.append(piece)
+                    pieces[request_id, piece.index] = parts
+                case _Fail(request_id, error):
+                    self._deliver(pieces)
+                    self._guard(request_id, partial(self._refuse, request_id, error))
+                    pieces.clear()
+                case None:
+                    break
+        self._deliver(pieces)
+        return None not in messages
+
+    def _deliver(self, pieces: Mapping[tuple[RequestId, int], list[Piece]]) -> None:
+        for (request_id, _), parts in pieces.items():
+            self._guard(request_id, partial(self._send, request_id, parts))
+        for piece in chain.from_iterable(pieces.values()):
+            self._note(partial(self._observer.count_piece, piece))
 
     def _guard(self, request_id: RequestId, act: Callable[[], None]) -> None:
         """Do something for a caller; one who cannot be answered must not silence the others."""
@@ -119,35 +163,41 @@ class Outbox:
         except Exception:  # boundary: this thread answers everybody
             log.exception("request %s could not be answered", request_id)
             self._abort(request_id)
-            if (reply := self._replies.pop(request_id, None)) is not None:
-                error = MeshError(Reason.INTERNAL, "the answer could not be sent")
-                self._guard(request_id, partial(reply.fail, error))
+            error = MeshError(Reason.INTERNAL, "the answer could not be sent")
+            if request_id in self._replies:
+                self._guard(request_id, partial(self._refuse, request_id, error))
 
-    def _deliver(self, message: _Open | _Emit | _Fail) -> None:
-        match message:
-            case _Open(request_id, reply):
-                self._replies[request_id] = reply
-            case _Emit(request_id, piece):
-                if (reply := self._replies.get(request_id)) is None:
-                    self._abort(request_id)  # its caller left before the engine had heard of it
-                    return
-                reply.send(piece, last=piece.last)
-                if piece.last:
-                    del self._replies[request_id]
-            case _Fail(request_id, error):
-                if (reply := self._replies.pop(request_id, None)) is not None:
-                    reply.fail(error)
+    def _send(self, request_id: RequestId, parts: list[Piece]) -> None:
+        if (reply := self._replies.get(request_id)) is None:
+            self._abort(request_id)  # its caller left before the engine had heard of it
+            return
+        reply.send(Piece.merge(parts) if len(parts) > 1 else parts[0])
+        if parts[-1].last:
+            del self._replies[request_id]
+
+    def _refuse(self, request_id: RequestId, error: MeshError) -> None:
+        if (reply := self._replies.pop(request_id, None)) is not None:
+            self._note(partial(self._observer.count_failure, error))
+            reply.fail(error)
+
+    def _note(self, act: Callable[[], None]) -> None:
+        """Tell the observer, whose troubles are no caller's."""
+        try:
+            act()
+        except Exception:  # boundary: this thread answers everybody
+            log.exception("an observation was lost")
 
     def _poll(self) -> None:
         for request_id, reply in list(self._replies.items()):
             self._guard(request_id, partial(self._drop_if_left, request_id, reply))
         load = self._load
         if load is not None and load is not self._published:
-            self._publish(load)
+            self._note(partial(self._observer.publish, load))
             self._published = load
 
     def _drop_if_left(self, request_id: RequestId, reply: Reply) -> None:
         if reply.is_cancelled():
             del self._replies[request_id]
             self._abort(request_id)
+            self._note(self._observer.count_departure)
             reply.drop()

@@ -35,6 +35,8 @@ class ChatWorker:
     tokenizer: Tokenizer
     prompts: PromptBuilder
     loop: EngineLoop
+    num_blocks: int
+    block_len: int
 
     def submit(self, request_id: RequestId, prepared: Prepared) -> None:
         """Queue a prepared request under an id of the caller's."""
@@ -87,7 +89,7 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         *(settings.model_id, folder.name, device, max_model_len, num_blocks, block_len),
     )
     engine = Engine(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
-    return ChatWorker(tokenizer, prompts, EngineLoop(engine))
+    return ChatWorker(tokenizer, prompts, EngineLoop(engine), num_blocks, block_len)
 
 
 def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:

@@ -41,6 +41,11 @@ def answer(adapter: Any, request: chat_pb2.GenerateRequest) -> list[chat_pb2.Gen
     return [chat_pb2.GenerateResponse.FromString(piece) for piece in data]
 
 
+def tokens_of(pieces: list[chat_pb2.GenerateResponse]) -> list[int]:
+    """The tokens of an answer, however they came to be cut into pieces."""
+    return [token_id for piece in pieces for token_id in piece.token_ids]
+
+
 def failure(adapter: Any, request: chat_pb2.GenerateRequest) -> MeshError:
     _, error = send(adapter, request).collect()
     assert error is not None, "the request was answered"

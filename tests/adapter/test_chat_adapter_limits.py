@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshkit.errors import Reason
+from services.chat_worker.engine.sequence import FinishReason
 from tests.adapter.chat_calls import (
     USER,
     answer,
@@ -98,6 +99,7 @@ def test_a_caller_who_leaves_frees_the_blocks_and_ends_the_stream(
     assert error is None
     assert wait_for("vllm:num_requests_running", 0)
     assert pb_utils.MetricFamily.metrics["vllm:kv_cache_usage_perc"].value == 0
+    assert wait_for("vllm:request_success_total abort", 1)
 
 
 def test_more_requests_than_the_worker_takes_are_refused_at_the_door(
@@ -108,6 +110,7 @@ def test_more_requests_than_the_worker_takes_are_refused_at_the_door(
     running.sent.get(timeout=10)
     error = failure(adapter, chat((USER, "me too"), **greedy(4)))
     assert error.reason is Reason.QUEUE_FULL
+    assert pb_utils.MetricFamily.metrics["vllm:admission_rejections_total QUEUE_FULL"].value == 1
     running.leave()
     running.collect()
     assert wait_for("vllm:num_requests_running", 0)
@@ -142,6 +145,13 @@ def test_tokens_are_counted_in_the_metrics(make_adapter: MakeAdapter) -> None:
     pieces = answer(make_adapter(), chat((USER, "count"), **greedy(5)))
     assert wait_for("vllm:prompt_tokens_total", pieces[-1].usage.prompt_tokens)
     assert wait_for("vllm:generation_tokens_total", pieces[-1].usage.completion_tokens)
+    assert wait_for(f"vllm:request_success_total {FinishReason.LENGTH}", 1)
+    metrics = pb_utils.MetricFamily.metrics
+    assert len(metrics["vllm:time_to_first_token_seconds"].observed) == 1
+    assert len(metrics["vllm:inter_token_latency_seconds"].observed) == 4
+    assert metrics["vllm:request_generation_tokens"].observed == [5]
+    (size,) = [name for name in metrics if name.startswith("vllm:cache_config_info")]
+    assert metrics[size].value == 1
 
 
 def test_a_broken_checkpoint_is_tritons_load_error_in_its_own_words(make_adapter: MakeAdapter, tmp_path: Path) -> None:

@@ -78,26 +78,38 @@ class InferenceRequest:
 
 
 class Metric:
-    def __init__(self) -> None:
-        self.value = 0.0
+    """Does what its kind allows; buckets are real only in Triton."""
+
+    def __init__(self, kind: int) -> None:
+        self.value, self.observed, self._kind = 0.0, list[float](), kind
 
     def set(self, value: float) -> None:
+        assert self._kind == MetricFamily.GAUGE
         self.value = value
 
     def increment(self, value: float) -> None:
-        assert value >= 0, "a counter cannot fall"
+        assert self._kind == MetricFamily.COUNTER and value >= 0, "a counter cannot fall"
         self.value += value
+
+    def observe(self, value: float) -> None:
+        assert self._kind == MetricFamily.HISTOGRAM
+        self.observed.append(value)
 
 
 class MetricFamily:
-    COUNTER, GAUGE = 0, 1
+    """metrics: by name, and by name with the values of all labels but model_name."""
+
+    COUNTER, GAUGE, HISTOGRAM = 0, 1, 2
     metrics: ClassVar[dict[str, Metric]] = {}
 
     def __init__(self, name: str, description: str, kind: int) -> None:
-        self._name = name
+        self._name, self._kind = name, kind
 
-    def Metric(self, labels: dict[str, str]) -> Metric:
-        return self.metrics.setdefault(self._name, Metric())
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Metric:
+        assert (buckets is not None) == (self._kind == self.HISTOGRAM), "buckets are a histogram's"
+        assert buckets is None or buckets == sorted(buckets)
+        more = [value for label, value in labels.items() if label != "model_name"]
+        return self.metrics.setdefault(" ".join([self._name, *more]), Metric(self._kind))
 
 
 def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None:

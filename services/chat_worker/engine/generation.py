@@ -35,6 +35,10 @@ class Finish:
     arrived_s: float = 0.0
     prompt_chunks: tuple[PromptChunk, ...] = ()
 
+    def total_s(self) -> float:
+        """From arrival to the last token."""
+        return self.queue_s + self.prefill_s + self.decode_s
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -42,7 +46,7 @@ class Piece:
 
     tokens: what was sampled, without the token that ended the answer. finish: with the answer's last piece.
     last: whether all answers of the request have ended now. prompt_scores: one per prompt token, with the first piece
-    of answer 0, if asked for; the first token has none. gap_s: time since the piece before, if any.
+    of answer 0, if asked for; the first token has none. gap_s: time since the piece before, of the first since arrival.
     """
 
     text: str
@@ -51,7 +55,8 @@ class Piece:
     finish: Finish | None = None
     last: bool = False
     prompt_scores: tuple[Sampled | None, ...] = ()
-    gap_s: float | None = None
+    gap_s: float = 0.0
+    first: bool = False
 
     @classmethod
     def merge(cls, pieces: Pieces["Piece"]) -> "Piece":
@@ -145,10 +150,14 @@ class Generation:
     def take(self, tokens: list[Sampled], now_s: float) -> Piece:
         """Tell what the sequence's newest tokens add to the answer; what follows its end is dropped."""
         scores: tuple[Sampled | None, ...] = ()
+        first, gap_s = (
+            self.last_token_s is None,
+            now_s - (self.arrived_s if self.last_token_s is None else self.last_token_s),
+        )
+        self.last_token_s = now_s
         if self.first_token_s is None:
             self.first_token_s = now_s
             scores = (None, *self.prompt_scores) if self.sequence.sampling.prompt_logprobs is not None else ()
-        gap_s, self.last_token_s = None if self.last_token_s is None else now_s - self.last_token_s, now_s
         texts: list[str] = []
         shown: list[Sampled] = []
         finish: Finish | None = None
@@ -163,7 +172,7 @@ class Generation:
                 finish = self._finish(reason, completion_len, now_s)
                 break
         index = self.sequence.index
-        return Piece("".join(texts), tuple(shown), index, finish, prompt_scores=scores, gap_s=gap_s)
+        return Piece("".join(texts), tuple(shown), index, finish, prompt_scores=scores, gap_s=gap_s, first=first)
 
     def _push(self, token_id: int, completion_len: int) -> tuple[str, FinishReason | None]:
         """The text a new token adds, and why the answer ends with it, if it does."""

@@ -41,7 +41,7 @@ def test_the_times_of_an_answer_name_its_queue_its_prompt_chunks_and_the_gaps_be
     while engine.has_work:
         engine.step()
     pieces = sink.pieces[RequestId(1)]
-    assert [piece.gap_s for piece in pieces] == [None, 2.0, 2.0]
+    assert [(piece.gap_s, piece.first) for piece in pieces] == [(4.0, True), (2.0, False), (2.0, False)]
     finish = pieces[-1].finish
     assert finish is not None
     assert (finish.arrived_s, finish.queue_s, finish.prefill_s, finish.decode_s) == (0.0, 1.0, 3.0, 4.0)

@@ -2,12 +2,15 @@
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.generation import Finish, Load, Piece
+from services.chat_worker.engine.sampler import Sampled
 from services.chat_worker.engine.sequence import FinishReason, RequestId
 from services.chat_worker.outbox import Outbox
 
@@ -18,12 +21,16 @@ ONE, TWO = RequestId(1), RequestId(2)
 class RecordingReply:
     def __init__(self, *breaks: str) -> None:
         self.said: queue.Queue[str] = queue.Queue()
+        self.pieces: list[Piece] = []
         self.has_left = False
+        self.after_send: Callable[[], None] = lambda: None
         self._breaks = breaks
 
-    def send(self, piece: Piece, *, last: bool) -> None:
+    def send(self, piece: Piece) -> None:
         self._try("send")
-        self.said.put(piece.text + ("." if last else ""))
+        self.pieces.append(piece)
+        self.said.put(piece.text + ("." if piece.last else ""))
+        self.after_send()
 
     def fail(self, error: MeshError) -> None:
         self._try("fail")
@@ -42,11 +49,38 @@ class RecordingReply:
             raise RuntimeError(f"the pipe broke in {action}")
 
 
-class Harness:
-    def __init__(self) -> None:
-        self.aborted: queue.Queue[RequestId] = queue.Queue()
+class RecordingObserver:
+    """Notes what it is told, and then breaks if it is to."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.told: queue.Queue[object] = queue.Queue()
         self.loads: queue.Queue[Load] = queue.Queue()
-        self.outbox = Outbox(abort=self.aborted.put, publish=self.loads.put)
+        self._breaks = breaks
+
+    def count_piece(self, piece: Piece) -> None:
+        self._note(piece)
+
+    def count_failure(self, error: MeshError) -> None:
+        self._note(error.reason)
+
+    def count_departure(self) -> None:
+        self._note("departure")
+
+    def publish(self, load: Load) -> None:
+        self.loads.put(load)
+        self._note(load)
+
+    def _note(self, what: object) -> None:
+        self.told.put(what)
+        if self._breaks:
+            raise RuntimeError("nobody listens")
+
+
+class Harness:
+    def __init__(self, observer: RecordingObserver | None = None) -> None:
+        self.aborted: queue.Queue[RequestId] = queue.Queue()
+        self.observer = observer or RecordingObserver()
+        self.outbox = Outbox(abort=self.aborted.put, observer=self.observer)
 
 
 @pytest.fixture
@@ -66,8 +100,73 @@ def test_pieces_arrive_in_order_and_the_last_one_ends_the_reply(harness: Harness
     harness.outbox.open(ONE, reply)
     for text in "abc":
         harness.outbox.emit(ONE, Piece(text, ()))
+        assert said(reply, 1) == [text]
     harness.outbox.emit(ONE, LAST)
-    assert said(reply, 4) == ["a", "b", "c", "!."]
+    assert said(reply, 1) == ["!."]
+
+
+def test_pieces_that_wait_for_a_slow_way_back_travel_as_one() -> None:
+    harness, one, two = Harness(), RecordingReply(), RecordingReply()
+    harness.outbox.open(ONE, one)
+    harness.outbox.open(TWO, two)
+    for text in "abc":
+        harness.outbox.emit(ONE, Piece(text, ()))
+        harness.outbox.emit(TWO, Piece(text.upper(), ()))
+    harness.outbox.emit(ONE, LAST)
+    harness.outbox.start()
+    harness.outbox.close()
+    assert said(one, 1) == ["abc!."]
+    assert said(two, 1) == ["ABC"]
+    assert harness.observer.told.qsize() == 7  # each piece is counted as it was
+
+
+def test_a_failure_comes_after_the_pieces_before_it() -> None:
+    harness, reply = Harness(), RecordingReply()
+    harness.outbox.open(ONE, reply)
+    harness.outbox.emit(ONE, Piece("a", ()))
+    harness.outbox.fail(ONE, MeshError(Reason.DEADLINE, "late"))
+    harness.outbox.start()
+    harness.outbox.close()
+    assert said(reply, 2) == ["a", "DEADLINE"]
+
+
+STEP = st.lists(st.tuples(st.integers(0, 2), st.text("ab", max_size=2), st.lists(st.integers(0, 9), max_size=2)))
+
+
+@given(st.lists(STEP, max_size=6))
+def test_however_pieces_are_merged_each_answer_says_the_same(steps: list[list[tuple[int, str, list[int]]]]) -> None:
+    """Each step's pieces, of three answers of one request, are queued while the outbox is busy with those before."""
+    harness, reply, pump = Harness(), RecordingReply(), RecordingReply()
+    pieces = [[Piece(text, tuple(map(Sampled, ids)), index) for index, text, ids in step] for step in steps]
+    left = iter(pieces)
+
+    def feed() -> None:
+        for piece in (step := next(left, [])):
+            harness.outbox.emit(ONE, piece)
+        if step:
+            harness.outbox.emit(TWO, Piece("", ()))
+        else:
+            for index in range(3):
+                harness.outbox.emit(ONE, Piece("!", (), index, LAST.finish, last=index == 2))
+            harness.outbox.fail(TWO, MeshError(Reason.NOT_READY, "the pump rests"))
+
+    pump.after_send = feed
+    harness.outbox.open(ONE, reply)
+    harness.outbox.open(TWO, pump)
+    harness.outbox.emit(TWO, Piece("", ()))
+    harness.outbox.start()
+    said(pump, 1)
+    while pump.said.get(timeout=5) != "NOT_READY":
+        pass
+    harness.outbox.close()
+    fed = pieces[: next((place for place, step in enumerate(pieces) if not step), len(pieces))]
+    for index in range(3):
+        sent = [piece for piece in reply.pieces if piece.index == index]
+        wanted = [piece for step in fed for piece in step if piece.index == index]
+        assert "".join(piece.text for piece in sent) == "".join(piece.text for piece in wanted) + "!"
+        assert [t for piece in sent for t in piece.tokens] == [t for piece in wanted for t in piece.tokens]
+        assert [piece.finish is not None for piece in sent] == [False] * (len(sent) - 1) + [True]
+    assert [piece.last for piece in reply.pieces] == [False] * (len(reply.pieces) - 1) + [True]
 
 
 def test_a_failure_ends_the_reply(harness: Harness) -> None:
@@ -75,6 +174,7 @@ def test_a_failure_ends_the_reply(harness: Harness) -> None:
     harness.outbox.open(ONE, reply)
     harness.outbox.fail(ONE, MeshError(Reason.INTERNAL, "no"))
     assert said(reply, 1) == ["INTERNAL"]
+    assert harness.observer.told.get(timeout=5) is Reason.INTERNAL
 
 
 def test_a_caller_who_left_is_dropped_and_the_engine_told(harness: Harness) -> None:
@@ -83,6 +183,21 @@ def test_a_caller_who_left_is_dropped_and_the_engine_told(harness: Harness) -> N
     reply.has_left = True
     assert said(reply, 1) == ["dropped"]
     assert harness.aborted.get(timeout=5) == ONE
+    assert harness.observer.told.get(timeout=5) == "departure"
+
+
+def test_an_observer_that_breaks_costs_no_caller_anything() -> None:
+    harness, one, two = Harness(RecordingObserver(breaks=True)), RecordingReply(), RecordingReply()
+    harness.outbox.open(ONE, one)
+    harness.outbox.open(TWO, two)
+    harness.outbox.observe(Load(1, 0, 0.0, 0, 0, 0))
+    harness.outbox.start()
+    harness.outbox.emit(ONE, LAST)
+    assert said(one, 1) == ["!."]
+    harness.observer.loads.get(timeout=5)
+    harness.outbox.emit(TWO, LAST)
+    assert said(two, 1) == ["!."]
+    harness.outbox.close()
 
 
 def test_a_piece_for_nobody_makes_the_engine_stop_it(harness: Harness) -> None:
@@ -122,6 +237,6 @@ def test_only_the_newest_load_is_published(harness: Harness) -> None:
     published: list[int] = []
     deadline = time.monotonic() + 5
     while (not published or published[-1] != 99) and time.monotonic() < deadline:
-        published.append(harness.loads.get(timeout=5).generation_tokens)
+        published.append(harness.observer.loads.get(timeout=5).generation_tokens)
     assert published[-1] == 99
     assert len(published) < 100
