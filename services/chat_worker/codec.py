@@ -10,7 +10,7 @@ from meshkit.errors import MeshError, Reason
 from modelkit.conversation import Message, Tool, ToolCall
 from services.chat_worker.engine.generation import Finish, Piece
 from services.chat_worker.engine.sampler import Sampled, TokenScore
-from services.chat_worker.engine.sequence import FinishReason
+from services.chat_worker.engine.sequence import FinishReason, Priority, answer_seed
 from services.chat_worker.request import (
     CallMode,
     ChatPrompt,
@@ -63,6 +63,11 @@ def decode_request(data: bytes) -> GenerationRequest:
         top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
         truncate_prompt=message.truncate_prompt,
         format=_decode_format(message.format),
+        n=message.n if message.HasField("n") else 1,
+        priority=Priority.BULK if message.priority == chat_pb2.PRIORITY_BULK else Priority.INTERACTIVE,
+        tenant=message.tenant,
+        timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
+        speculate=message.speculate if message.HasField("speculate") else None,
     )
 
 
@@ -84,7 +89,7 @@ def encode_piece(piece: Piece, found: Found, *, model: str, seed: int, token_byt
         _encode_finish(piece.finish, message)
         if found.num_calls and piece.finish.reason is FinishReason.STOP:
             message.finish_reason = chat_pb2.FINISH_REASON_TOOL_CALLS
-        message.seed = seed
+        message.seed = answer_seed(seed, piece.index)
     return message.SerializeToString()
 
 
@@ -152,9 +157,14 @@ def _decode_format(output: chat_pb2.OutputFormat) -> OutputFormat | None:
 
 def _encode_finish(finish: Finish, message: chat_pb2.GenerateResponse) -> None:
     message.finish_reason = _FINISH[finish.reason]
-    message.usage.CopyFrom(
-        common_pb2.Usage(prompt_tokens=finish.prompt_tokens, completion_tokens=finish.completion_tokens)
+    usage = common_pb2.Usage(
+        completion_tokens=finish.completion_tokens,
+        accepted_draft_tokens=finish.accepted_draft_tokens,
+        rejected_draft_tokens=finish.rejected_draft_tokens,
     )
+    if message.index == 0:  # the prompt is computed once, whatever the number of answers
+        usage.prompt_tokens, usage.cached_tokens = finish.prompt_tokens, finish.cached_tokens
+    message.usage.CopyFrom(usage)
     message.timings.CopyFrom(
         common_pb2.Timings(queue_s=finish.queue_s, prefill_s=finish.prefill_s, decode_s=finish.decode_s)
     )

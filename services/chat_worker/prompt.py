@@ -9,13 +9,14 @@ from modelkit.chat_template import ChatTemplate, TemplateError, drop_oldest_roun
 from modelkit.conversation import CALL_END, CallForm
 from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
-from services.chat_worker.engine.sequence import Sampling, Stop
+from services.chat_worker.engine.sequence import Priority, Sampling, Stop
 from services.chat_worker.forms import check_tools, grammar_of
 from services.chat_worker.request import CallMode, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt, ToolUse
 from services.chat_worker.structured import GrammarCompiler, TokenGrammar
 
 _MAX_STOP_TEXTS = 16
 _MAX_TOP_LOGPROBS = 20
+_MAX_N = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Prepared:
     stop: Stop
     start_grammar: Callable[[], TokenGrammar] | None = None
     tool_names: frozenset[str] = frozenset()
+    n: int = 1
+    priority: Priority = Priority.INTERACTIVE
+    tenant: str = ""
+    timeout_s: float | None = None
+    speculate: bool = True
 
 
 class PromptBuilder:
@@ -62,6 +68,8 @@ class PromptBuilder:
         sampling = self._sampling(request, fallback_seed)
         token_ids, param = self._token_ids(request)
         max_tokens = self._max_tokens(request, len(token_ids), param)
+        if not 1 <= request.n <= _MAX_N:
+            raise _invalid(f"n is {request.n}; it must be between 1 and {_MAX_N}", "n")
         call_form = CallForm.TAGGED if self._template is None else self._template.call_form
         grammar = grammar_of(request.format, tools, call_form, self._compiler)
         return Prepared(
@@ -70,6 +78,11 @@ class PromptBuilder:
             self._stop(request, tools, max_tokens),
             start_grammar=None if grammar is None else partial(self._compiler.start, grammar),
             tool_names=frozenset(tool.name for tool in tools.offered),
+            n=request.n,
+            priority=request.priority,
+            tenant=request.tenant,
+            timeout_s=request.timeout_s,
+            speculate=request.speculate is not False,
         )
 
     def _token_ids(self, request: GenerationRequest) -> tuple[list[int], str]:

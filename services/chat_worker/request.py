@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelkit.conversation import Message, Tool
+from services.chat_worker.engine.sequence import Priority
 
 
 class CallMode(StrEnum):
@@ -93,3 +94,8 @@ class GenerationRequest:
     top_logprobs: int | None = None
     truncate_prompt: bool = False
     format: OutputFormat | None = None
+    n: int = 1
+    priority: Priority = Priority.INTERACTIVE
+    tenant: str = ""
+    timeout_s: float | None = None
+    speculate: bool | None = None

@@ -25,3 +25,7 @@ class ChatSettings(BaseSettings):
     max_step_tokens: int = Field(default=512, gt=0, description="Tokens computed in one engine step at most.")
     max_running: int = Field(default=64, gt=0, description="Sequences decoded together at most.")
     max_requests: int = Field(default=512, gt=0, description="Requests in progress, waiting ones included, at most.")
+    max_waiting_tokens: int = Field(
+        default=262_144, gt=0, description="Prompt tokens that may wait; one prompt alone always may."
+    )
+    prefix_cache: bool = Field(default=True, description="Keep what was computed for prompts that begin alike.")

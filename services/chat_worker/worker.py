@@ -1,7 +1,7 @@
 """Joins the parts of one chat worker; the only place that knows all of them."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from services.chat_worker.engine.generation import Generation, Sink
 from services.chat_worker.engine.loop import EngineLoop
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.scheduler import Scheduler
-from services.chat_worker.engine.sequence import RequestId, Sequence
+from services.chat_worker.engine.sequence import RequestId, Sequence, answer_seed
 from services.chat_worker.prompt import Prepared, PromptBuilder
 from services.chat_worker.settings import ChatSettings
 
@@ -40,10 +40,24 @@ class ChatWorker:
 
     def submit(self, request_id: RequestId, prepared: Prepared) -> None:
         """Queue a prepared request under an id of the caller's."""
-        prompt, sampling = prepared.token_ids, prepared.sampling
-        sequence = Sequence(request_id, prompt, len(prompt), sampling, prepared.stop)
+        answers = [self._answer(request_id, index, prepared) for index in range(prepared.n)]
+        answers[0].sequence.forks += [answer.sequence for answer in answers[1:]]
+        self.loop.submit(answers, prepared.timeout_s)
+
+    def _answer(self, request_id: RequestId, index: int, prepared: Prepared) -> Generation:
+        sampling = replace(prepared.sampling, seed=answer_seed(prepared.sampling.seed, index))
+        sequence = Sequence(
+            request_id,
+            prepared.token_ids.copy(),
+            len(prepared.token_ids),
+            sampling if index == 0 else replace(sampling, prompt_logprobs=None),
+            prepared.stop,
+            index=index,
+            priority=prepared.priority,
+            tenant=prepared.tenant,
+        )
         grammar = None if prepared.start_grammar is None else prepared.start_grammar()
-        self.loop.submit([Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts), grammar)])
+        return Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts), grammar)
 
 
 def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
@@ -75,8 +89,13 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         max_batch=settings.max_running,
         max_context=max_model_len,
     )
-    blocks = BlockPool(num_blocks, block_len)
-    scheduler = Scheduler(blocks, max_step_tokens=settings.max_step_tokens, max_running=settings.max_running)
+    blocks = BlockPool(num_blocks, block_len, prefix_cache=settings.prefix_cache)
+    scheduler = Scheduler(
+        blocks,
+        max_step_tokens=settings.max_step_tokens,
+        max_running=settings.max_running,
+        max_waiting_tokens=settings.max_waiting_tokens,
+    )
     prompts = PromptBuilder(
         tokenizer,
         template,

@@ -1,5 +1,6 @@
 """Carries requests through the model step by step, on whatever thread calls it; knows no queues and no threads."""
 
+import heapq
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.blocks import BlockPool
 from services.chat_worker.engine.choices import Choices, choose
 from services.chat_worker.engine.generation import Generation, Load, Sink
+from services.chat_worker.engine.pace import Pace
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.sampler import Sampled
 from services.chat_worker.engine.scheduler import Plan, Scheduler
@@ -39,6 +41,8 @@ class Engine:
         self._vocab_size = vocab_size
         self._requests: dict[RequestId, list[Generation]] = {}  # the answers that have not ended
         self._generations: dict[Sequence, Generation] = {}
+        self._deadlines: list[tuple[float, RequestId, float]] = []  # a heap of (when, whose, after how long)
+        self._pace = Pace(scheduler.max_step_tokens)
         self._prompt_tokens = 0
         self._generation_tokens = 0
 
@@ -47,9 +51,16 @@ class Engine:
         """Whether a step would compute anything."""
         return self._scheduler.has_work
 
-    def add(self, answers: Rows[Generation]) -> None:
+    def add(self, answers: Rows[Generation], timeout_s: float | None = None) -> None:
         """Take in a request; see EngineLoop.submit."""
         first = answers[0].sequence
+        try:
+            self._scheduler.check_queue(first)
+        except MeshError as error:
+            self._sink.fail(first.request_id, error)
+            return
+        if timeout_s is not None:
+            heapq.heappush(self._deadlines, (answers[0].arrived_s + timeout_s, first.request_id, timeout_s))
         self._requests[first.request_id] = list(answers)
         self._generations.update((generation.sequence, generation) for generation in answers)
         self._scheduler.add(first)
@@ -66,8 +77,11 @@ class Engine:
 
     def step(self) -> None:
         """Compute one step and tell the sink what came of it."""
-        plan = self._scheduler.schedule()
         start_s = self.clock()
+        self._expire(start_s)
+        plan = self._scheduler.schedule(self._pace.prompt_tokens(self._scheduler.num_decoding))
+        if not plan.chunks:
+            return  # all that was left has expired
         for chunk in plan.chunks:
             for sequence in (chunk.sequence, *chunk.sequence.forks):
                 self._generations[sequence].begin(start_s)
@@ -85,17 +99,23 @@ class Engine:
         """Tell the sink the load; with nothing left to do, assert that nothing is lost."""
         self._sink.observe(self._load())
         if not self._requests:
-            self._scheduler.check_integrity()
+            self._scheduler.batch.check_integrity()
 
     def _forget(self, sequence: Sequence) -> None:
         del self._generations[sequence]
-        self._scheduler.remove(sequence)
+        self._scheduler.batch.remove(sequence)
 
     def _fail(self, request_id: RequestId, error: MeshError) -> None:
         """End a request with an error, unless it has ended already."""
         if request_id in self._requests:
             self.drop(request_id)
             self._sink.fail(request_id, error)
+
+    def _expire(self, now_s: float) -> None:
+        """Fail the requests whose time is over. O(log requests) each; those that ended in time are met here too."""
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, request_id, timeout_s = heapq.heappop(self._deadlines)
+            self._fail(request_id, MeshError(Reason.DEADLINE, f"the answer was not complete after {timeout_s:g} s"))
 
     def _compute(self, plan: Plan) -> Choices:
         logits = self._runner.run(plan)[:, : self._vocab_size]  # padding rows of the vocabulary are no tokens
@@ -108,6 +128,7 @@ class Engine:
                 self._fail(sequence.request_id, tokens)
         self._scheduler.commit(plan, {s: [token.token_id for token in tokens] for s, tokens in gained.items()})
         now_s = self.clock()
+        self._pace.observe(plan, now_s - start_s)
         for chunk in plan.chunks:
             if (generation := self._generations.get(chunk.sequence)) is not None:
                 generation.note_chunk(chunk.num_tokens, start_s, now_s)
@@ -132,11 +153,14 @@ class Engine:
         self._sink.emit(sequence.request_id, piece)
 
     def _load(self) -> Load:
+        batch = self._scheduler.batch
         return Load(
-            num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting),
+            num_running=len(batch.running),
+            num_waiting=len(batch.waiting),
             kv_usage_ratio=self._blocks.usage_ratio,
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
-            num_preemptions=self._scheduler.num_preemptions,
+            num_preemptions=batch.num_preemptions,
+            num_prefix_queried=self._blocks.num_queried,
+            num_prefix_hit=self._blocks.num_hit,
         )

@@ -32,6 +32,9 @@ class Finish:
     queue_s: float
     prefill_s: float
     decode_s: float
+    cached_tokens: int = 0  # of the prompt
+    accepted_draft_tokens: int = 0  # of the answer
+    rejected_draft_tokens: int = 0
     arrived_s: float = 0.0
     prompt_chunks: tuple[PromptChunk, ...] = ()
 
@@ -82,6 +85,8 @@ class Load:
     prompt_tokens: int  # since the start
     generation_tokens: int  # since the start
     num_preemptions: int  # since the start
+    num_prefix_queried: int = 0  # prompt tokens looked up in the prefix cache, since the start
+    num_prefix_hit: int = 0  # those found there, since the start
 
 
 class Sink(Protocol):
@@ -193,6 +198,7 @@ class Generation:
         return Finish(
             reason,
             prompt_tokens=self.sequence.prompt_len,
+            cached_tokens=self.sequence.num_cached or 0,
             completion_tokens=completion_len,
             queue_s=self.started_s - self.arrived_s,
             prefill_s=self.first_token_s - self.started_s,

@@ -33,15 +33,16 @@ class EngineLoop:
         self._inbox.put(self._stop)
         self._thread.join()
 
-    def submit(self, answers: Rows[Generation]) -> None:
+    def submit(self, answers: Rows[Generation], timeout_s: float | None = None) -> None:
         """Queue the answers of one request, which share their prompt; the first one's sequence forks the others'.
 
-        Their pieces go to the sink until one carries last, or the request fails.
+        Their pieces go to the sink until one carries last, or the request fails: with QUEUE_FULL if too much waits
+        already, with DEADLINE timeout_s seconds from now.
         """
         now_s = self._engine.clock()
         for generation in answers:
             generation.arrived_s = now_s
-        self._inbox.put(lambda: self._engine.add(answers))
+        self._inbox.put(lambda: self._engine.add(answers, timeout_s))
 
     def abort(self, request_id: RequestId) -> None:
         """Drop a request, with no more pieces; its blocks are free one step later. Unknown ids are ignored."""

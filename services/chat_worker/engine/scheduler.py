@@ -1,10 +1,11 @@
 """Decides which sequences run in the next step and with how many tokens; knows no tensors and no clocks."""
 
-from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
+from meshkit.errors import MeshError, Reason
+from services.chat_worker.engine.batch import Batch
 from services.chat_worker.engine.blocks import BlockPool
 from services.chat_worker.engine.sequence import Sequence, Status
 
@@ -47,56 +48,66 @@ class Plan:
 
 
 class Scheduler:
-    """First come, first served under a token budget per step.
+    """Fills each step under a budget of tokens; Batch says for whom there is room.
 
-    Decoding sequences come first, then prompts in chunks, so that a long prompt does not stall running streams. When
-    blocks run out the newest running sequence gives its blocks up and is computed again later; the oldest always
-    advances, so there is no deadlock as long as the pool holds one whole window.
+    Decoding sequences come first, one token each; then prompts in chunks, older and interactive ones first, so that a
+    long prompt does not stall running streams; then guessed tokens. O(running) a step, and O(1) a block.
     """
 
-    def __init__(self, blocks: BlockPool, *, max_step_tokens: int, max_running: int) -> None:
+    def __init__(
+        self, blocks: BlockPool, *, max_step_tokens: int, max_running: int, max_waiting_tokens: int = 1 << 18
+    ) -> None:
+        self.max_step_tokens = max_step_tokens
+        self.batch = Batch(blocks, max_running=max_running)
         self._blocks = blocks
-        self._max_step_tokens = max_step_tokens
-        self._max_running = max_running
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # oldest first
-        self.num_preemptions = 0
+        self._max_waiting_tokens = max_waiting_tokens
+        self._chunks: dict[Sequence, Chunk] = {}  # the step that is being planned
+        self._copies: list[tuple[int, int]] = []
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return bool(self.waiting or self.running)
+        return bool(self.batch.running or len(self.batch.waiting))
+
+    @property
+    def num_decoding(self) -> int:
+        """Running sequences whose next token can be sampled in one step."""
+        return sum(sequence.num_pending == 1 for sequence in self.batch.running)
+
+    def check_queue(self, sequence: Sequence) -> None:
+        """Raise MeshError QUEUE_FULL if too many tokens wait for this sequence to join them; alone it always may."""
+        num_waiting, num_new = self.batch.waiting.num_tokens, len(sequence.token_ids)
+        if num_waiting and num_waiting + num_new > self._max_waiting_tokens:
+            raise MeshError(
+                Reason.QUEUE_FULL,
+                f"prompts of {num_waiting} tokens wait already and this one has {num_new}; "
+                f"the most that may wait is {self._max_waiting_tokens}",
+            )
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        sequence.status = Status.WAITING
+        self.batch.waiting.add(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence that is finished or no longer wanted; its blocks are free at once."""
-        if sequence.status is Status.RUNNING:
-            self.running.remove(sequence)
-        elif sequence.status is Status.WAITING and sequence in self.waiting:  # a fork is not queued by itself
-            self.waiting.remove(sequence)
-        self._blocks.free(sequence)
-        sequence.status = Status.FINISHED
+    def schedule(self, prompt_budget: int | None = None) -> Plan:
+        """Choose the next step and give it room in the cache.
 
-    def schedule(self) -> Plan:
-        """Choose the next step and give it room in the cache."""
-        budget = self._max_step_tokens
-        chunks: list[Chunk] = []
-        copies: list[tuple[int, int]] = []
-        for sequence in sorted(self.running, key=lambda sequence: sequence.num_pending > 1):
-            # a preemption further up may have taken this one out
-            if budget == 0 or sequence.status is not Status.RUNNING:
-                continue
-            num_tokens = min(budget, sequence.num_pending)
-            if self._make_room(sequence, num_tokens):
-                copies += self._allocate(sequence, sequence.num_computed + num_tokens)
-                chunks.append(Chunk(sequence, num_tokens))
-                budget -= num_tokens
-        # a sequence that was scheduled first may have been preempted by an older one after that
-        chunks = [chunk for chunk in chunks if chunk.sequence.status is Status.RUNNING]
-        return Plan(chunks + self._admit(budget), copies)
+        prompt_budget: tokens of prompts that it may compute; None leaves them all that decoding does not need.
+        """
+        self._chunks, self._copies = {}, []
+        budget = self.max_step_tokens
+        for sequence in [sequence for sequence in self.batch.running if sequence.num_pending == 1]:
+            budget -= self._compute(sequence, budget)
+        prompt_budget = budget if prompt_budget is None else min(budget, prompt_budget)
+        budget -= prompt_budget
+        prompts = [sequence for sequence in self.batch.running if sequence.num_pending > 1]
+        for sequence in sorted(prompts, key=lambda sequence: sequence.priority):
+            prompt_budget -= self._compute(sequence, prompt_budget)
+        while prompt_budget > 0 and (sequence := self.batch.let_in()) is not None:
+            prompt_budget -= self._compute(sequence, prompt_budget)
+        self._draft(budget + prompt_budget)
+        # one that was planned first may have been preempted after that
+        return Plan([c for c in self._chunks.values() if c.sequence.status is Status.RUNNING], self._copies)
 
     def commit(self, plan: Plan, sampled: Mapping[Sequence, Rows[int]]) -> None:
         """Record what a step computed and append the tokens that sequences and their forks gained.
@@ -111,64 +122,29 @@ class Scheduler:
             if sequence.is_scoring:
                 sequence.num_scored = max(sequence.num_scored, min(sequence.num_computed, sequence.prompt_len - 1))
             sequence.token_ids += token_ids
+            self.batch.waiting.charge(sequence, len(token_ids))
+            self._blocks.remember(sequence)
             if token_ids and sequence.forks:
-                self._branch(sequence, sampled)
+                self.batch.branch(sequence, sampled)
             if chunk.draft:
                 self._blocks.trim(sequence)
 
-    def check_integrity(self) -> None:
-        """Assert the invariants of the queues and of the block pool."""
-        assert all(sequence.status is Status.WAITING and not sequence.block_ids for sequence in self.waiting)
-        assert all(sequence.status is Status.RUNNING for sequence in self.running)
-        self._blocks.check_integrity(self.running)
+    def _compute(self, sequence: Sequence, budget: int) -> int:
+        """Plan a running sequence's next tokens; returns how many, 0 if it gave way or was preempted before."""
+        num_tokens = min(budget, sequence.num_pending)
+        if num_tokens == 0 or sequence.status is not Status.RUNNING or not self.batch.make_room(sequence, num_tokens):
+            return 0
+        copy = self._blocks.allocate(sequence, sequence.num_computed + num_tokens)
+        self._copies += [copy] if copy else []
+        self._chunks[sequence] = Chunk(sequence, num_tokens)
+        return num_tokens
 
-    def _admit(self, budget: int) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        while self.waiting and budget > 0 and len(self.running) < self._max_running:
-            sequence = self.waiting[0]
-            # room for all of it and one more, or it would be preempted before its first token
-            if not self._blocks.can_allocate(sequence, len(sequence.token_ids) + 1):
-                break
-            self.waiting.popleft()
-            self._run(sequence)
-            num_tokens = min(budget, sequence.num_pending)
-            self._allocate(sequence, len(sequence.token_ids))
-            chunks.append(Chunk(sequence, num_tokens))
-            budget -= num_tokens
-        return chunks
-
-    def _run(self, sequence: Sequence) -> None:
-        sequence.status = Status.RUNNING
-        self.running.append(sequence)
-
-    def _branch(self, parent: Sequence, sampled: Mapping[Sequence, Rows[int]]) -> None:
-        """Let the forks of a sequence whose prompt has just been computed go on by themselves."""
-        for child in parent.forks:
-            child.token_ids += sampled[child]
-            if len(self.running) < self._max_running:
-                self._blocks.fork(parent, child)
-                self._run(child)
-            else:
-                self.waiting.appendleft(child)
-        parent.forks.clear()
-
-    def _allocate(self, sequence: Sequence, num_tokens: int) -> list[tuple[int, int]]:
-        copy = self._blocks.allocate(sequence, num_tokens)
-        return [copy] if copy else []
-
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """See that the sequence's next tokens fit, preempting newer ones; False if it had to give way itself."""
-        wanted = sequence.num_computed + num_tokens
-        while not self._blocks.can_allocate(sequence, wanted):
-            newest = self.running[-1]
-            self._preempt(newest)
-            if newest is sequence:
-                return False
-        return True
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._blocks.free(sequence)
-        sequence.status = Status.WAITING
-        self.waiting.appendleft(sequence)
-        self.num_preemptions += 1
+    def _draft(self, budget: int) -> None:
+        """Add guessed tokens where the budget and the free blocks allow; nobody gives way for them."""
+        for sequence, chunk in self._chunks.items():
+            draft = sequence.draft[:budget] if sequence.status is Status.RUNNING and chunk.samples else ()
+            wanted = len(sequence.token_ids) + len(draft)
+            if draft and self._blocks.can_allocate(sequence, wanted):
+                self._blocks.allocate(sequence, wanted)
+                self._chunks[sequence] = Chunk(sequence, chunk.num_tokens, draft)
+                budget -= len(draft)

@@ -13,6 +13,7 @@ RequestId = NewType("RequestId", int)
 class Status(Enum):
     """Where a sequence is."""
 
+    NEW = "new"
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
@@ -95,10 +96,12 @@ class Sequence:
     tenant: str = ""
     forks: list["Sequence"] = field(default_factory=list["Sequence"])
     num_computed: int = 0  # tokens whose keys and values are in the cache
+    num_cached: int | None = None  # of them, those that were there when it first began to run
     num_scored: int = 0  # prompt tokens after the first whose log-probability is known
     draft: tuple[int, ...] = ()  # guessed tokens that the next step may check
     block_ids: list[int] = field(default_factory=list[int])  # physical blocks, in order
-    status: Status = Status.WAITING
+    chain: list[int] = field(default_factory=list[int])  # links of the prefix index, one per full computed block
+    status: Status = Status.NEW
 
     @property
     def num_pending(self) -> int:
@@ -114,3 +117,8 @@ class Sequence:
     def is_scoring(self) -> bool:
         """Whether log-probabilities of prompt tokens are asked for and not all known."""
         return self.sampling.prompt_logprobs is not None and self.num_scored < self.prompt_len - 1
+
+
+def answer_seed(seed: int, index: int) -> int:
+    """The seed of answer index of a request: that of a single request which would give the same answer."""
+    return (seed + index) % 2**64

@@ -27,7 +27,7 @@ class Harness:
         blocks = BlockPool(num_blocks, 4)
         self.sink = RecordingSink()
         self.runner = FakeRunner(fails_on=fails_on)
-        scheduler = Scheduler(blocks, max_step_tokens=max_step_tokens, max_running=8)
+        scheduler = Scheduler(blocks, max_step_tokens=max_step_tokens, max_running=8, max_waiting_tokens=9999)
         engine = Engine(scheduler, blocks, self.runner, self.sink, vocab_size=VOCAB)  # type: ignore[arg-type]
         self.loop = EngineLoop(engine)
 

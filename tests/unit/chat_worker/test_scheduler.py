@@ -12,9 +12,18 @@ GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
 
 
 def make_scheduler(
-    *, num_blocks: int, block_len: int = 4, max_step_tokens: int = 100, max_running: int = 8
+    *,
+    num_blocks: int,
+    block_len: int = 4,
+    max_step_tokens: int = 100,
+    max_running: int = 8,
+    max_waiting_tokens: int = 1000,
+    prefix_cache: bool = False,
 ) -> Scheduler:
-    return Scheduler(BlockPool(num_blocks, block_len), max_step_tokens=max_step_tokens, max_running=max_running)
+    blocks = BlockPool(num_blocks, block_len, prefix_cache=prefix_cache)
+    return Scheduler(
+        blocks, max_step_tokens=max_step_tokens, max_running=max_running, max_waiting_tokens=max_waiting_tokens
+    )
 
 
 def make_sequence(number: int, prompt_len: int, max_tokens: int = 100) -> Sequence:
@@ -31,7 +40,7 @@ def add(scheduler: Scheduler, *prompt_lens: int) -> list[Sequence]:
 def step(scheduler: Scheduler) -> list[tuple[int, int]]:
     """Run one step in which every finished prompt and every decoding sequence samples token 9."""
     plan = scheduler.schedule()
-    scheduler.check_integrity()
+    scheduler.batch.check_integrity()
     tokens = [(int(chunk.sequence.request_id), chunk.num_tokens) for chunk in plan.chunks]
     scheduler.commit(plan, {chunk.sequence: [9] for chunk in plan.chunks if chunk.samples})
     return tokens
@@ -66,7 +75,7 @@ def test_no_more_than_max_running_sequences_run() -> None:
     scheduler = make_scheduler(num_blocks=20, max_running=2)
     sequences = add(scheduler, 1, 1, 1)
     assert step(scheduler) == [(0, 1), (1, 1)]
-    scheduler.remove(sequences[0])
+    scheduler.batch.remove(sequences[0])
     assert step(scheduler) == [(1, 1), (2, 1)]
 
 
@@ -74,7 +83,7 @@ def test_a_sequence_waits_until_all_of_its_prompt_and_one_token_fit() -> None:
     scheduler = make_scheduler(num_blocks=2)
     first, second = add(scheduler, 3, 4)
     assert step(scheduler) == [(0, 3)]
-    scheduler.remove(first)
+    scheduler.batch.remove(first)
     assert step(scheduler) == [(1, 4)]
     assert second.status is Status.RUNNING
 
@@ -87,7 +96,7 @@ def test_newest_sequence_is_preempted_when_blocks_run_out() -> None:
     assert step(scheduler) == [(0, 1)]  # the older one needs a second block
     assert (older.status, newer.status) == (Status.RUNNING, Status.WAITING)
     assert (newer.num_computed, newer.block_ids, newer.token_ids[3:]) == (0, [], [9, 9])
-    assert scheduler.num_preemptions == 1
+    assert scheduler.batch.num_preemptions == 1
 
 
 def test_a_preempted_sequence_is_computed_again_and_goes_on() -> None:
@@ -96,7 +105,7 @@ def test_a_preempted_sequence_is_computed_again_and_goes_on() -> None:
     step(scheduler)
     step(scheduler)
     assert step(scheduler) == [(0, 1)]
-    scheduler.remove(older)
+    scheduler.batch.remove(older)
     assert step(scheduler) == [(1, 5)]
     assert newer.completion_len == 3
 
@@ -106,8 +115,8 @@ def test_removing_a_waiting_or_running_sequence_frees_everything() -> None:
     running, waiting = add(scheduler, 6, 6)
     step(scheduler)
     for sequence in (running, waiting):
-        scheduler.remove(sequence)
-        scheduler.check_integrity()
+        scheduler.batch.remove(sequence)
+        scheduler.batch.check_integrity()
         assert (sequence.status, sequence.block_ids) == (Status.FINISHED, [])
     assert not scheduler.has_work
 
@@ -144,17 +153,17 @@ def test_every_sequence_ends_exactly_once_whatever_arrives(
             if arrival == now:
                 scheduler.add(sequence)
             if leaves is not None and arrival + leaves == now and sequence.status is not Status.FINISHED:
-                scheduler.remove(sequence)
+                scheduler.batch.remove(sequence)
                 ended.append(sequence.request_id)
         plan = scheduler.schedule()
-        scheduler.check_integrity()
+        scheduler.batch.check_integrity()
         assert sum(chunk.num_tokens for chunk in plan.chunks) <= max_step_tokens
-        assert len(scheduler.running) <= max_running
+        assert len(scheduler.batch.running) <= max_running
         assert plan.chunks or not scheduler.has_work, "work is left but nothing runs"
         ended += run(scheduler, plan)
         if now > 12 and not scheduler.has_work:
             break
-    scheduler.check_integrity()
+    scheduler.batch.check_integrity()
     assert sorted(ended) == [sequence.request_id for sequence in sequences]
 
 
@@ -165,5 +174,5 @@ def run(scheduler: Scheduler, plan: Plan) -> list[RequestId]:
     scheduler.commit(plan, {chunk.sequence: [9] for chunk in plan.chunks if chunk.samples})
     done = [chunk.sequence for chunk in plan.chunks if chunk.sequence.completion_len == chunk.sequence.stop.max_tokens]
     for sequence in done:
-        scheduler.remove(sequence)
+        scheduler.batch.remove(sequence)
     return [sequence.request_id for sequence in done]

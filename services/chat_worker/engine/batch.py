@@ -1,0 +1,111 @@
+"""Decides who runs: lets waiting sequences in and takes room back; does not know how much a step computes."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
+
+from services.chat_worker.engine.blocks import BlockPool
+from services.chat_worker.engine.sequence import Priority, Sequence, Status
+from services.chat_worker.engine.waiting import WaitingQueue
+
+
+class Batch:
+    """The sequences that run together, and those that wait to, in the order of WaitingQueue.
+
+    When blocks run out, the newest running sequence of the lowest class gives its blocks up and is computed again
+    later, perhaps from the prefix cache; bulk sequences also do so when an interactive one waits for a block or a
+    place. The oldest of the highest class is never asked, so there is no deadlock as long as the pool holds one whole
+    window.
+    """
+
+    def __init__(self, blocks: BlockPool, *, max_running: int) -> None:
+        self.waiting = WaitingQueue()
+        self.running: list[Sequence] = []  # in the order they were let in
+        self.num_preemptions = 0
+        self._blocks = blocks
+        self._max_running = max_running
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that is finished or no longer wanted; its blocks are free at once."""
+        if sequence.status is Status.RUNNING:
+            self.running.remove(sequence)
+        elif sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        self._blocks.free(sequence)
+        sequence.status = Status.FINISHED
+        if not self.running and not len(self.waiting):
+            self.waiting.clear_accounts()
+
+    def let_in(self) -> Sequence | None:
+        """Let the sequence in that is next, if there is room, and give it room for all it has to compute."""
+        sequence = self.waiting.head()
+        if sequence is None:
+            return None
+        self._blocks.attach(sequence)
+        if not self._has_room(sequence) and not self._bulk_gives_way(sequence):
+            self._blocks.free(sequence)
+            return None
+        self.waiting.let_in(sequence)
+        if sequence.num_cached is None:
+            self._blocks.count_attached(sequence)
+            self.waiting.charge(sequence, sequence.num_pending)
+        self._blocks.allocate(sequence, len(sequence.token_ids))
+        self._run(sequence)
+        return sequence
+
+    def make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """See that the sequence's next tokens fit, preempting others; False if it had to give way itself."""
+        while not self._blocks.can_allocate(sequence, sequence.num_computed + num_tokens):
+            newest = max(reversed(self.running), key=lambda other: other.priority)
+            self._preempt(newest)
+            if newest is sequence:
+                return False
+        return True
+
+    def branch(self, parent: Sequence, sampled: Mapping[Sequence, Rows[int]]) -> None:
+        """Let the forks of a sequence whose prompt has just been computed go on by themselves."""
+        for child in parent.forks:
+            child.token_ids += sampled[child]
+            child.num_cached = 0
+            if len(self.running) < self._max_running:
+                self._blocks.fork(parent, child)
+                self._run(child)
+            else:
+                child.status = Status.WAITING
+                self.waiting.add(child, first=True)
+        parent.forks.clear()
+
+    def check_integrity(self) -> None:
+        """Assert the invariants of the queues and of the block pool."""
+        assert all(sequence.status is Status.WAITING and not sequence.block_ids for sequence in self.waiting)
+        assert all(sequence.status is Status.RUNNING for sequence in self.running)
+        assert len(self.running) <= self._max_running
+        assert self.waiting.num_tokens == sum(len(sequence.token_ids) for sequence in self.waiting)
+        self._blocks.check_integrity(self.running)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        # room for all of it and one more, or it would be preempted before its first token
+        has_blocks = self._blocks.can_allocate(sequence, len(sequence.token_ids) + 1)
+        return has_blocks and len(self.running) < self._max_running
+
+    def _bulk_gives_way(self, sequence: Sequence) -> bool:
+        """Make room for an interactive sequence at the cost of bulk ones, if they hold enough."""
+        bulk = [other for other in self.running if other.priority is Priority.BULK]
+        num_needed = self._blocks.num_blocks_of(len(sequence.token_ids) + 1) - len(sequence.block_ids)
+        num_held = sum(len(other.block_ids) for other in bulk)
+        if sequence.priority is Priority.BULK or not bulk or num_needed > self._blocks.num_free + num_held:
+            return False
+        while bulk and not self._has_room(sequence):
+            self._preempt(bulk.pop())
+        return self._has_room(sequence)
+
+    def _run(self, sequence: Sequence) -> None:
+        sequence.status = Status.RUNNING
+        self.running.append(sequence)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's place and blocks, and with them its part in a step that is being planned."""
+        self.running.remove(sequence)
+        self._blocks.free(sequence)
+        sequence.status = Status.WAITING
+        self.waiting.add(sequence, first=True)
+        self.num_preemptions += 1

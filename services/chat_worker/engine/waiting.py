@@ -1,0 +1,127 @@
+"""Decides who is next among the sequences that wait; knows nothing of the room there is."""
+
+import heapq
+import itertools
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+
+from services.chat_worker.engine.sequence import Priority, Sequence
+
+BULK_TURN = 16  # interactive sequences that may pass a bulk one before it has its turn
+
+
+class WaitingQueue:
+    """Interactive sequences before bulk ones; within a class the tenant who was served least; then first come.
+
+    So that bulk work does not starve, every BULK_TURN interactive sequences that are let in while bulk ones wait are
+    followed by one of those, which from then on counts as interactive.
+    """
+
+    def __init__(self) -> None:
+        self._classes = {priority: _FairQueue() for priority in Priority}
+        self._num_passed = 0
+        self.num_tokens = 0  # to be computed for those who wait
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._classes.values())
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return itertools.chain.from_iterable(self._classes.values())
+
+    def add(self, sequence: Sequence, *, first: bool = False) -> None:
+        """Queue a sequence behind, or before, the others of its tenant. O(log tenants)."""
+        self._classes[sequence.priority].add(sequence, first=first)
+        self.num_tokens += len(sequence.token_ids)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out that will not be let in. O(1)."""
+        self._classes[sequence.priority].remove(sequence)
+        self.num_tokens -= len(sequence.token_ids)
+
+    def head(self) -> Sequence | None:
+        """Who is next. O(log tenants), amortised."""
+        interactive, bulk = (self._classes[priority].head() for priority in Priority)
+        has_turn = interactive is None or self._num_passed >= BULK_TURN
+        return bulk if bulk is not None and has_turn else interactive
+
+    def let_in(self, sequence: Sequence) -> None:
+        """Take out a sequence that was the head: it has its turn. O(1)."""
+        self.remove(sequence)
+        if sequence.priority is Priority.BULK:
+            if self._num_passed >= BULK_TURN:
+                sequence.priority = Priority.INTERACTIVE
+            self._num_passed = 0
+        elif len(self._classes[Priority.BULK]):
+            self._num_passed += 1
+
+    def charge(self, sequence: Sequence, num_tokens: int) -> None:
+        """Put tokens on the account of the sequence's tenant."""
+        self._classes[sequence.priority].charge(sequence.tenant, num_tokens)
+
+    def clear_accounts(self) -> None:
+        """Forget who was served, when nobody wants to be."""
+        for queue in self._classes.values():
+            queue.clear_accounts()
+
+
+class _FairQueue:
+    """Lines of several tenants; the head is the first of the tenant who was served least.
+
+    A tenant who comes to wait begins at the account of whoever was served last, so that a pause earns no claim
+    (start-time fair queueing; Goyal et al., 1996). Entries of the heap are corrected when they come up, since accounts
+    only grow.
+    """
+
+    def __init__(self) -> None:
+        self._lines: defaultdict[str, OrderedDict[Sequence, None]] = defaultdict(OrderedDict)
+        self._served: defaultdict[str, int] = defaultdict(int)  # tokens, by tenant
+        self._served_least = 0
+        self._heap: list[tuple[int, int, str]] = []  # (served, ticket, tenant)
+        self._in_heap: set[str] = set()
+        self._tickets = itertools.count()
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return itertools.chain.from_iterable(self._lines.values())
+
+    def add(self, sequence: Sequence, *, first: bool) -> None:
+        tenant = sequence.tenant
+        if tenant not in self._lines:
+            self._served[tenant] = max(self._served[tenant], self._served_least)
+        self._lines[tenant][sequence] = None
+        if first:
+            self._lines[tenant].move_to_end(sequence, last=False)
+        if tenant not in self._in_heap:
+            self._in_heap.add(tenant)
+            heapq.heappush(self._heap, (self._served[tenant], next(self._tickets), tenant))
+
+    def remove(self, sequence: Sequence) -> None:
+        line = self._lines[sequence.tenant]
+        del line[sequence]
+        if not line:
+            del self._lines[sequence.tenant]
+
+    def head(self) -> Sequence | None:
+        while self._heap:
+            served, ticket, tenant = self._heap[0]
+            if tenant not in self._lines:
+                heapq.heappop(self._heap)
+                self._in_heap.remove(tenant)
+            elif served < self._served[tenant]:
+                heapq.heapreplace(self._heap, (self._served[tenant], ticket, tenant))
+            else:
+                self._served_least = served
+                return next(iter(self._lines[tenant]))
+        return None
+
+    def charge(self, tenant: str, num_tokens: int) -> None:
+        self._served[tenant] += num_tokens
+
+    def clear_accounts(self) -> None:
+        assert not self._lines, "an account is kept while its tenant waits"
+        self._served.clear()
+        self._served_least = 0
+        self._heap.clear()
+        self._in_heap.clear()
