@@ -65,6 +65,10 @@ _COUNTERS: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
         "prompt_tokens": Row("vllm:prompt_tokens_total", "Prompt tokens read"),
         "generation_tokens": Row("vllm:generation_tokens_total", "Tokens generated"),
         "num_preemptions": Row("vllm:num_preemptions_total", "Answers that gave up their blocks"),
+        "num_prefix_queried": Row("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache"),
+        "num_prefix_hit": Row("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache"),
+        "num_draft_tokens": Row("vllm:spec_decode_num_draft_tokens_total", "Tokens guessed ahead"),
+        "num_accepted_draft_tokens": Row("vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that held"),
     }
 )
 

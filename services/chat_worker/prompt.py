@@ -49,12 +49,14 @@ class PromptBuilder:
         *,
         model_id: str,
         max_model_len: int,
+        speculate: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._defaults = defaults
         self._model_id = model_id
         self._max_model_len = max_model_len
+        self._speculate = speculate
         self._compiler = GrammarCompiler(tokenizer, defaults.end_token_ids)
 
     def prepare(self, request: GenerationRequest, *, fallback_seed: int) -> Prepared:
@@ -82,7 +84,7 @@ class PromptBuilder:
             priority=request.priority,
             tenant=request.tenant,
             timeout_s=request.timeout_s,
-            speculate=request.speculate is not False,
+            speculate=self._speculate if request.speculate is None else request.speculate,
         )
 
     def _token_ids(self, request: GenerationRequest) -> tuple[list[int], str]:

@@ -29,3 +29,4 @@ class ChatSettings(BaseSettings):
         default=262_144, gt=0, description="Prompt tokens that may wait; one prompt alone always may."
     )
     prefix_cache: bool = Field(default=True, description="Keep what was computed for prompts that begin alike.")
+    speculate: bool = Field(default=True, description="Guess tokens ahead where a request does not say.")

@@ -20,6 +20,7 @@ from services.chat_worker.engine.loop import EngineLoop
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.scheduler import Scheduler
 from services.chat_worker.engine.sequence import RequestId, Sequence, answer_seed
+from services.chat_worker.engine.speculate import Speculation
 from services.chat_worker.prompt import Prepared, PromptBuilder
 from services.chat_worker.settings import ChatSettings
 
@@ -57,7 +58,8 @@ class ChatWorker:
             tenant=prepared.tenant,
         )
         grammar = None if prepared.start_grammar is None else prepared.start_grammar()
-        return Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts), grammar)
+        speculation = Speculation() if prepared.speculate else None
+        return Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts), grammar, speculation)
 
 
 def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
@@ -102,6 +104,7 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         defaults,
         model_id=settings.model_id,
         max_model_len=max_model_len,
+        speculate=settings.speculate,
     )
     log.info(
         "%s loaded from %s on %s: window %d tokens, KV cache %d blocks of %d tokens",

@@ -106,6 +106,6 @@ class Batch:
         """Take a sequence's place and blocks, and with them its part in a step that is being planned."""
         self.running.remove(sequence)
         self._blocks.free(sequence)
-        sequence.status = Status.WAITING
+        sequence.status, sequence.draft = Status.WAITING, ()
         self.waiting.add(sequence, first=True)
         self.num_preemptions += 1

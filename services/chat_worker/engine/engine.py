@@ -3,7 +3,7 @@
 import heapq
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from services.chat_worker.engine.generation import Generation, Load, Sink
 from services.chat_worker.engine.pace import Pace
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.sampler import Sampled
-from services.chat_worker.engine.scheduler import Plan, Scheduler
+from services.chat_worker.engine.scheduler import Chunk, Plan, Scheduler
 from services.chat_worker.engine.sequence import RequestId, Sequence
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ class Engine:
         self._pace = Pace(scheduler.max_step_tokens)
         self._prompt_tokens = 0
         self._generation_tokens = 0
+        self._num_drafted = 0
+        self._num_accepted = 0
 
     @property
     def has_work(self) -> bool:
@@ -79,7 +81,7 @@ class Engine:
         """Compute one step and tell the sink what came of it."""
         start_s = self.clock()
         self._expire(start_s)
-        plan = self._scheduler.schedule(self._pace.prompt_tokens(self._scheduler.num_decoding))
+        plan = self._plan()
         if not plan.chunks:
             return  # all that was left has expired
         for chunk in plan.chunks:
@@ -111,6 +113,13 @@ class Engine:
             self.drop(request_id)
             self._sink.fail(request_id, error)
 
+    def _plan(self) -> Plan:
+        decoding = self._scheduler.decoding
+        price = self._pace.draft_price(len(decoding))
+        for sequence in decoding:
+            self._generations[sequence].guess(price)
+        return self._scheduler.schedule(self._pace.prompt_tokens(len(decoding)))
+
     def _expire(self, now_s: float) -> None:
         """Fail the requests whose time is over. O(log requests) each; those that ended in time are met here too."""
         while self._deadlines and self._deadlines[0][0] <= now_s:
@@ -132,6 +141,7 @@ class Engine:
         for chunk in plan.chunks:
             if (generation := self._generations.get(chunk.sequence)) is not None:
                 generation.note_chunk(chunk.num_tokens, start_s, now_s)
+                self._note_draft(generation, chunk, gained)
         for sequence, tokens in gained.items():
             if (generation := self._generations.get(sequence)) is not None:
                 self._advance(generation, tokens, now_s)
@@ -152,6 +162,14 @@ class Engine:
                 piece = replace(piece, last=True)
         self._sink.emit(sequence.request_id, piece)
 
+    def _note_draft(self, generation: Generation, chunk: Chunk, gained: Mapping[Sequence, list[Sampled]]) -> None:
+        num_drafted = len(chunk.draft)
+        if generation.speculation is not None and num_drafted:
+            num_accepted = len(gained[chunk.sequence]) - 1
+            generation.speculation.note(num_drafted, num_accepted)
+            self._num_drafted += num_drafted
+            self._num_accepted += num_accepted
+
     def _load(self) -> Load:
         batch = self._scheduler.batch
         return Load(
@@ -163,4 +181,6 @@ class Engine:
             num_preemptions=batch.num_preemptions,
             num_prefix_queried=self._blocks.num_queried,
             num_prefix_hit=self._blocks.num_hit,
+            num_draft_tokens=self._num_drafted,
+            num_accepted_draft_tokens=self._num_accepted,
         )

@@ -11,6 +11,7 @@ from meshkit.errors import MeshError
 from services.chat_worker.detok import Detokenizer
 from services.chat_worker.engine.sampler import Sampled
 from services.chat_worker.engine.sequence import FinishReason, RequestId, Sequence
+from services.chat_worker.engine.speculate import Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class Load:
     num_preemptions: int  # since the start
     num_prefix_queried: int = 0  # prompt tokens looked up in the prefix cache, since the start
     num_prefix_hit: int = 0  # those found there, since the start
+    num_draft_tokens: int = 0  # guessed ahead, since the start
+    num_accepted_draft_tokens: int = 0  # those that held, since the start
 
 
 class Sink(Protocol):
@@ -133,6 +136,7 @@ class Generation:
     sequence: Sequence
     detok: Detokenizer
     grammar: Grammar | None = None
+    speculation: Speculation | None = None
     arrived_s: float = 0.0
     started_s: float | None = None
     first_token_s: float | None = None
@@ -146,6 +150,13 @@ class Generation:
             self.started_s = now_s
             if self.grammar is not None:
                 self.grammar.prepare()
+
+    def guess(self, price: float) -> None:
+        """Guess what the sequence may gain in the next step; see Speculation.draft. With a grammar there is no need."""
+        if self.speculation is not None and self.grammar is None:
+            sequence = self.sequence
+            most = sequence.stop.max_tokens - sequence.completion_len - 1  # one more token comes without a guess
+            sequence.draft = self.speculation.draft(sequence.token_ids, most=most, price=price)
 
     def note_chunk(self, num_tokens: int, start_s: float, end_s: float) -> None:
         """Note a step that computed something of it; only those before the first token are kept."""
@@ -203,6 +214,8 @@ class Generation:
             queue_s=self.started_s - self.arrived_s,
             prefill_s=self.first_token_s - self.started_s,
             decode_s=now_s - self.first_token_s,
+            accepted_draft_tokens=self.speculation.num_accepted if self.speculation else 0,
+            rejected_draft_tokens=self.speculation.num_rejected if self.speculation else 0,
             arrived_s=self.arrived_s,
             prompt_chunks=tuple(self.prompt_chunks),
         )

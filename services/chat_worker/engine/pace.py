@@ -17,7 +17,7 @@ class Pace:
 
     def __init__(self, max_step_tokens: int) -> None:
         self._max_step_tokens = max_step_tokens
-        self._decode_s: float | None = None  # of a step that computes no prompt
+        self._decode_s: dict[int, float] = {}  # of a step that only decodes, by the bit length of its sequences' number
         self._prompt_token_s: float | None = None  # what one more token of a prompt adds
         self._draft_token_s: float | None = None  # what one more guessed token adds
 
@@ -26,9 +26,10 @@ class Pace:
         num_prompt = sum(chunk.num_tokens for chunk in plan.chunks if chunk.num_tokens > 1)
         num_draft = sum(len(chunk.draft) for chunk in plan.chunks)
         num_decoding = sum(chunk.num_tokens == 1 for chunk in plan.chunks)
-        base_s = 0.0 if num_decoding == 0 else self._decode_s
+        base_s = self._decoding_s(num_decoding)
         if num_prompt == num_draft == 0:
-            self._decode_s = _blend(self._decode_s, seconds)
+            size = num_decoding.bit_length()
+            self._decode_s[size] = _blend(self._decode_s.get(size), seconds)
         elif num_prompt > 0 and num_draft == 0 and base_s is not None:
             self._prompt_token_s = _blend(self._prompt_token_s, max(0.0, seconds - base_s) / num_prompt)
         elif num_prompt == 0 and base_s is not None:
@@ -38,9 +39,10 @@ class Pace:
         """Tokens of prompts that a step may compute beside so many sequences that decode."""
         if num_decoding == 0:
             return self._max_step_tokens
-        if self._decode_s is None or not self._prompt_token_s:
+        decode_s = self._decoding_s(num_decoding)
+        if decode_s is None or not self._prompt_token_s:
             return _SMALLEST
-        return max(_SMALLEST, int(_STRETCH * self._decode_s / self._prompt_token_s))
+        return max(_SMALLEST, int(_STRETCH * decode_s / self._prompt_token_s))
 
     def draft_price(self, num_decoding: int) -> float:
         """The share of guesses that must hold, with so many sequences decoding, for a guess to pay for its row.
@@ -48,9 +50,15 @@ class Pace:
         A guess that holds saves its sequence's part of a step.
         """
         token_s = self._prompt_token_s if self._draft_token_s is None else self._draft_token_s
-        if token_s is None or not self._decode_s:
-            return 0.0
-        return token_s * max(1, num_decoding) / self._decode_s
+        decode_s = self._decoding_s(num_decoding)
+        return token_s * num_decoding / decode_s if token_s and decode_s else 0.0
+
+    def _decoding_s(self, num_decoding: int) -> float | None:
+        """Seconds of a step that decodes so many sequences, or about so many; None if there was none yet."""
+        if num_decoding == 0 or not self._decode_s:
+            return None if num_decoding else 0.0
+        size = num_decoding.bit_length()
+        return self._decode_s[min(self._decode_s, key=lambda known: abs(known - size))]
 
 
 def _blend(old: float | None, new: float) -> float:

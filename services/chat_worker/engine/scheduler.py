@@ -70,9 +70,9 @@ class Scheduler:
         return bool(self.batch.running or len(self.batch.waiting))
 
     @property
-    def num_decoding(self) -> int:
+    def decoding(self) -> list[Sequence]:
         """Running sequences whose next token can be sampled in one step."""
-        return sum(sequence.num_pending == 1 for sequence in self.batch.running)
+        return [sequence for sequence in self.batch.running if sequence.num_pending == 1]
 
     def check_queue(self, sequence: Sequence) -> None:
         """Raise MeshError QUEUE_FULL if too many tokens wait for this sequence to join them; alone it always may."""
@@ -96,7 +96,7 @@ class Scheduler:
         """
         self._chunks, self._copies = {}, []
         budget = self.max_step_tokens
-        for sequence in [sequence for sequence in self.batch.running if sequence.num_pending == 1]:
+        for sequence in self.decoding:
             budget -= self._compute(sequence, budget)
         prompt_budget = budget if prompt_budget is None else min(budget, prompt_budget)
         budget -= prompt_budget

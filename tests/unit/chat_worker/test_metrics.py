@@ -17,6 +17,10 @@ COUNTERS = {
     "generation_tokens_total",
     "request_success_total",
     "num_preemptions_total",
+    "prefix_cache_queries_total",
+    "prefix_cache_hits_total",
+    "spec_decode_num_draft_tokens_total",
+    "spec_decode_num_accepted_tokens_total",
     "admission_rejections_total",
 }
 HISTOGRAMS = {
