@@ -9,6 +9,7 @@ from meshkit.errors import MeshError, Reason
 REQUEST_TENSOR: Final = "request"  # BYTES [1]: one serialised zhinao.*.v1 request
 RESPONSE_TENSOR: Final = "response"  # BYTES [1]: one serialised zhinao.*.v1 response
 OPERATION_PARAMETER: Final = "operation"  # Triton request parameter; absent means Operation.GENERATE
+TRACE_PARAMETER: Final = "traceparent"  # W3C Trace Context of the caller, which Triton makes of the metadata of a call
 MODEL_HEADER: Final = "x-mesh-model"  # gRPC metadata by which Envoy picks the worker of a served model id
 
 

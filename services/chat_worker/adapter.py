@@ -16,7 +16,15 @@ import triton_python_backend_utils as pb_utils
 
 from meshkit.errors import MeshError, Reason
 from meshkit.logs import setup_logging
-from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, Operation, encode_error
+from meshkit.telemetry import open_tracing
+from meshkit.wire import (
+    OPERATION_PARAMETER,
+    REQUEST_TENSOR,
+    RESPONSE_TENSOR,
+    TRACE_PARAMETER,
+    Operation,
+    encode_error,
+)
 from services.chat_worker.codec import decode_request, encode_piece
 from services.chat_worker.engine.generation import Piece
 from services.chat_worker.engine.sequence import RequestId
@@ -24,6 +32,7 @@ from services.chat_worker.metrics import EngineMetrics, Kind, Metric, Row
 from services.chat_worker.outbox import Outbox
 from services.chat_worker.prompt import Prepared
 from services.chat_worker.settings import ChatSettings
+from services.chat_worker.spans import RequestTrace, RequestTracer
 from services.chat_worker.tool_calls import CallReaders
 from services.chat_worker.worker import ChatWorker, build_worker
 
@@ -47,6 +56,8 @@ class ChatAdapter:
         # A request holds one place from the door to its last response. A semaphore: three threads end requests.
         self._places = threading.BoundedSemaphore(settings.max_requests)
         self._metrics = EngineMetrics(TritonMetrics(), model_id=settings.model_id)
+        self._tracing = open_tracing("chat_worker")
+        self._traces = RequestTracer(self._tracing.tracer, settings.model_id)
         self._outbox = Outbox(abort=self._abort, observer=self._metrics)
         self._worker: ChatWorker = build_worker(settings, self._outbox)
         self._metrics.describe_cache(num_blocks=self._worker.num_blocks, block_len=self._worker.block_len)
@@ -73,6 +84,7 @@ class ChatAdapter:
         self._tokenising.shutdown()
         self._worker.loop.close()
         self._outbox.close()
+        self._tracing.close()
 
     def execute(self, requests: list[InferenceRequest]) -> None:
         """Accept requests; their answers follow through their response senders."""
@@ -89,7 +101,8 @@ class ChatAdapter:
     def _accept(self, request: InferenceRequest, sender: ResponseSender) -> None:
         if not self._worker.loop.is_running:
             raise MeshError(Reason.NOT_READY, "the engine of this worker has stopped")
-        operation = json.loads(request.parameters() or "{}").get(OPERATION_PARAMETER, Operation.GENERATE)
+        parameters = json.loads(request.parameters() or "{}")
+        operation = parameters.get(OPERATION_PARAMETER, Operation.GENERATE)
         if operation == Operation.PING:
             self._worker.loop.ping(lambda: _pong(sender))
             return
@@ -101,9 +114,10 @@ class ChatAdapter:
         if not self._places.acquire(blocking=False):
             self._metrics.reject()
             raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
-        self._tokenising.submit(self._begin, data, sender)
+        trace = self._traces.begin(request.request_id(), parameters.get(TRACE_PARAMETER))
+        self._tokenising.submit(self._begin, data, sender, trace)
 
-    def _begin(self, data: bytes, sender: ResponseSender) -> None:
+    def _begin(self, data: bytes, sender: ResponseSender, trace: RequestTrace) -> None:
         """Check and tokenise a request, then hand it to the engine."""
         request_id = RequestId(next(self._ids))
         seed = secrets.randbits(63)
@@ -119,7 +133,8 @@ class ChatAdapter:
             self._places.release()
             _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
         else:
-            self._outbox.open(request_id, _TritonReply(sender, self._encoder(prepared, seed), self._places.release))
+            encode, leave = self._encoder(prepared, seed), self._places.release
+            self._outbox.open(request_id, _TritonReply(sender, encode, leave, trace))
             self._worker.submit(request_id, prepared)
 
     def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
@@ -154,23 +169,33 @@ class TritonMetrics:
 class _TritonReply:
     """The way back to one caller through Triton. leave: gives up the caller's place in the worker."""
 
-    def __init__(self, sender: ResponseSender, encode: Callable[[Piece], bytes], leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sender: ResponseSender,
+        encode: Callable[[Piece], bytes],
+        leave: Callable[[], None],
+        trace: RequestTrace,
+    ) -> None:
         self._sender = sender
         self._encode = encode
         self._leave = leave
+        self._trace = trace
 
     def send(self, piece: Piece) -> None:
         self._sender.send(_response(self._encode(piece)), flags=_FINAL if piece.last else 0)
         if piece.last:
             self._leave()
+        self._trace.note(piece)
 
     def fail(self, error: MeshError) -> None:
         self._leave()
         _send_error(self._sender, error)
+        self._trace.end(error.reason)
 
     def drop(self) -> None:
         self._leave()
         self._sender.send(flags=_FINAL)
+        self._trace.end(Reason.CLIENT_CANCELLED)
 
     def is_cancelled(self) -> bool:
         return bool(self._sender.is_cancelled())

@@ -15,7 +15,7 @@ from typer.main import get_command
 from cli.main import app
 from tests.architecture.source_tree import ROOT, modules, tracked_files
 
-SETTINGS_FILES = [path for path, _ in modules("services") if path.endswith("/settings.py")]
+SETTINGS_FILES = [path for path, _ in modules("meshkit", "services") if path.endswith("/settings.py")]
 ROW = re.compile(r"^\| `(?P<variable>[A-Z_]+)` \| (?P<default>[^|]+) \| [^|]+ \|$", re.MULTILINE)
 DOCUMENTS = [path for path in tracked_files("README.md", "CONTRIBUTING.md", "docs/*.md") if path.stat().st_size]
 CODE = re.compile(r"```(?:sh|bash|shell|console)\n(?P<block>.*?)```|(?<!`)`(?P<inline>[^`\n]+)`(?!`)", re.DOTALL)

@@ -70,6 +70,9 @@ class InferenceRequest:
         self.sender = ResponseSender()
         self._parameters = parameters
 
+    def request_id(self) -> str:
+        return "id-of-triton"
+
     def parameters(self) -> str:
         return json.dumps(self._parameters) if self._parameters else ""
 

@@ -1,0 +1,49 @@
+"""Names of what is traced, and where spans go; decides nothing about when one begins.
+
+Attributes of generative AI are those of OpenTelemetry's semantic conventions, status Development, of autumn 2026.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from opentelemetry.trace import NoOpTracer, Tracer
+
+from meshkit.settings import TelemetrySettings
+
+QUEUE, PREFILL, DECODE = "queue", "prefill", "decode"  # spans of a worker, below the request's own
+
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+ERROR_TYPE: Final = "error.type"
+REQUEST_ID: Final = "mesh.request_id"
+ANSWER_INDEX: Final = "mesh.answer_index"
+NUM_TOKENS: Final = "mesh.num_tokens"  # of a chunk of the prompt, or of an answer
+
+PROVIDER_NAME: Final = "zhinao_mesh"
+
+
+class Tracing(NamedTuple):
+    """What makes a process's spans; close sends those that still wait."""
+
+    tracer: Tracer
+    close: Callable[[], None]
+
+
+def open_tracing(service: str) -> Tracing:
+    """Begin to send spans to OTEL_EXPORTER_OTLP_ENDPOINT, in batches on a thread of the SDK; unset, none are made."""
+    if TelemetrySettings().exporter_otlp_endpoint is None:
+        return Tracing(NoOpTracer(), lambda: None)
+    # imported here: who traces nothing need not load an HTTP client
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider.get_tracer("zhinao-mesh"), provider.shutdown)
