@@ -1,6 +1,5 @@
 """Carries requests through the model step by step, on whatever thread calls it; knows no queues and no threads."""
 
-import heapq
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from services.chat_worker.engine.blocks import BlockPool
 from services.chat_worker.engine.choices import Choices, choose
 from services.chat_worker.engine.generation import Generation, Load, Sink
 from services.chat_worker.engine.pace import Pace
+from services.chat_worker.engine.requests import Requests
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.sampler import Sampled
 from services.chat_worker.engine.scheduler import Chunk, Plan, Scheduler
@@ -39,9 +39,7 @@ class Engine:
         self._runner = runner
         self._sink = sink
         self._vocab_size = vocab_size
-        self._requests: dict[RequestId, list[Generation]] = {}  # the answers that have not ended
-        self._generations: dict[Sequence, Generation] = {}
-        self._deadlines: list[tuple[float, RequestId, float]] = []  # a heap of (when, whose, after how long)
+        self._requests = Requests()
         self._pace = Pace(scheduler.max_step_tokens)
         self._prompt_tokens = 0
         self._generation_tokens = 0
@@ -61,16 +59,13 @@ class Engine:
         except MeshError as error:
             self._sink.fail(first.request_id, error)
             return
-        if timeout_s is not None:
-            heapq.heappush(self._deadlines, (answers[0].arrived_s + timeout_s, first.request_id, timeout_s))
-        self._requests[first.request_id] = list(answers)
-        self._generations.update((generation.sequence, generation) for generation in answers)
+        self._requests.add(answers, timeout_s)
         self._scheduler.add(first)
 
     def drop(self, request_id: RequestId) -> None:
         """Forget a request, without a word to the sink; unknown ids are ignored."""
-        for generation in self._requests.pop(request_id, ()):
-            self._forget(generation.sequence)
+        for sequence in self._requests.remove(request_id):
+            self._scheduler.batch.remove(sequence)
 
     def fail_all(self, error: MeshError) -> None:
         """End every request with an error."""
@@ -80,13 +75,14 @@ class Engine:
     def step(self) -> None:
         """Compute one step and tell the sink what came of it."""
         start_s = self.clock()
-        self._expire(start_s)
+        for request_id, timeout_s in self._requests.expired(start_s):
+            self._fail(request_id, MeshError(Reason.DEADLINE, f"the answer was not complete after {timeout_s:g} s"))
         plan = self._plan()
         if not plan.chunks:
             return  # all that was left has expired
         for chunk in plan.chunks:
             for sequence in (chunk.sequence, *chunk.sequence.forks):
-                self._generations[sequence].begin(start_s)
+                self._requests.generations[sequence].begin(start_s)
         try:
             choices = self._compute(plan)
         except Exception:  # boundary: a silent step is a batch of hung clients
@@ -103,10 +99,6 @@ class Engine:
         if not self._requests:
             self._scheduler.batch.check_integrity()
 
-    def _forget(self, sequence: Sequence) -> None:
-        del self._generations[sequence]
-        self._scheduler.batch.remove(sequence)
-
     def _fail(self, request_id: RequestId, error: MeshError) -> None:
         """End a request with an error, unless it has ended already."""
         if request_id in self._requests:
@@ -117,18 +109,12 @@ class Engine:
         decoding = self._scheduler.decoding
         price = self._pace.draft_price(len(decoding))
         for sequence in decoding:
-            self._generations[sequence].guess(price)
+            self._requests.generations[sequence].guess(price)
         return self._scheduler.schedule(self._pace.prompt_tokens(len(decoding)))
-
-    def _expire(self, now_s: float) -> None:
-        """Fail the requests whose time is over. O(log requests) each; those that ended in time are met here too."""
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            _, request_id, timeout_s = heapq.heappop(self._deadlines)
-            self._fail(request_id, MeshError(Reason.DEADLINE, f"the answer was not complete after {timeout_s:g} s"))
 
     def _compute(self, plan: Plan) -> Choices:
         logits = self._runner.run(plan)[:, : self._vocab_size]  # padding rows of the vocabulary are no tokens
-        return choose(plan, logits, self._generations)
+        return choose(plan, logits, self._requests.generations)
 
     def _commit(self, plan: Plan, choices: Choices, start_s: float) -> None:
         gained = {sequence: tokens for sequence, tokens in choices.items() if not isinstance(tokens, MeshError)}
@@ -139,11 +125,11 @@ class Engine:
         now_s = self.clock()
         self._pace.observe(plan, now_s - start_s)
         for chunk in plan.chunks:
-            if (generation := self._generations.get(chunk.sequence)) is not None:
+            if (generation := self._requests.generations.get(chunk.sequence)) is not None:
                 generation.note_chunk(chunk.num_tokens, start_s, now_s)
                 self._note_draft(generation, chunk, gained)
         for sequence, tokens in gained.items():
-            if (generation := self._generations.get(sequence)) is not None:
+            if (generation := self._requests.generations.get(sequence)) is not None:
                 self._advance(generation, tokens, now_s)
 
     def _advance(self, generation: Generation, tokens: list[Sampled], now_s: float) -> None:
@@ -154,12 +140,9 @@ class Engine:
         self._generation_tokens += len(tokens)
         piece = generation.take(tokens, now_s)
         if piece.finish is not None:
-            answers = self._requests[sequence.request_id]
-            answers.remove(generation)
-            self._forget(sequence)
-            if not answers:
-                del self._requests[sequence.request_id]
-                piece = replace(piece, last=True)
+            self._requests.end(sequence)
+            self._scheduler.batch.remove(sequence)
+            piece = replace(piece, last=sequence.request_id not in self._requests)
         self._sink.emit(sequence.request_id, piece)
 
     def _note_draft(self, generation: Generation, chunk: Chunk, gained: Mapping[Sequence, list[Sampled]]) -> None:
