@@ -5,7 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def zhinao(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     )
     assert not check or result.returncode == 0, f"zhinao {' '.join(words)}:\n{result.stdout}\n{result.stderr}"
     return result
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Ask again and again until it holds; False if it never did."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

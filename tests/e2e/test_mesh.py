@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -16,20 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from tests.e2e.conftest import ZHINAO, Mesh, free_port, zhinao
+from tests.e2e.conftest import ZHINAO, Mesh, free_port, wait_until, zhinao
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_client_that_leaves_frees_its_slot(mesh: Mesh) -> None:
