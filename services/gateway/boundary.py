@@ -26,7 +26,7 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        call = begin_call(headers.get("x-request-id"), headers.get("traceparent"))
+        call = begin_call(headers.get("x-request-id"), headers.get("traceparent"), headers.get("authorization"))
         status: int | None = None
 
         async def send_named(message: Message) -> None:

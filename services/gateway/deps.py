@@ -42,6 +42,7 @@ class Gateway:
             seed=secrets.randbelow(SEED_LIMIT) if body.seed is None else to_seed(body.seed),
             version=_VERSION,
             request_id=CURRENT.get().request_id,
+            tenant=CURRENT.get().tenant,
         )
 
 

@@ -31,10 +31,11 @@ class ChatServicer(ChatServiceServicer):
     ) -> AsyncGenerator[GenerateResponse, None]:
         """Stream one answer; a client that cancels, cancels it upstream."""
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        call = begin_call(request.request_id or metadata.get("x-request-id"), metadata.get("traceparent"))
+        request_id = request.request_id or metadata.get("x-request-id")
+        call = begin_call(request_id, metadata.get("traceparent"), metadata.get("authorization"))
         code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
         try:
-            request.request_id = call.request_id
+            request.request_id, request.tenant = call.request_id, call.tenant  # nobody chooses whose cache is used
             async with aclosing(self._pieces(request, context.time_remaining())) as pieces:
                 async for piece in pieces:
                     yield piece

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from services.gateway.openai.fields import UNSUPPORTED, Text, check_unicode, only
 from services.gateway.openai.generation import GenerationFields
+from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.usage import UsageBody
 
 ROLES: Final = ("system", "developer", "user", "assistant")
@@ -97,7 +98,7 @@ class AssistantMessage(TypedDict):
 
 
 class ChatChoice(TypedDict):
-    """The one choice of an answer."""
+    """One of the answers."""
 
     index: int
     message: AssistantMessage
@@ -115,6 +116,7 @@ class ChatCompletion(TypedDict):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageBody
+    prompt_logprobs: NotRequired[list[dict[str, PromptLogprob] | None]]
 
 
 class Delta(TypedDict):
@@ -125,7 +127,7 @@ class Delta(TypedDict):
 
 
 class ChunkChoice(TypedDict):
-    """The one choice of a chunk."""
+    """What a chunk adds to one of the answers."""
 
     index: int
     delta: Delta

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from services.gateway.openai.fields import UNSUPPORTED, check_unicode, only
 from services.gateway.openai.generation import UINT32_MAX, GenerationFields
+from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.usage import UsageBody
 
 
@@ -35,27 +36,31 @@ class CompletionRequest(GenerationFields):
 
     prompt: Annotated[str | list[int], PlainValidator(_to_prompt, json_schema_input_type=str | list[str] | list[int])]
     logprobs: int | None = Field(default=None, ge=0, le=5)
-    echo: Annotated[bool | None, only(False)] = None
+    echo: bool | None = None
     suffix: Annotated[str | None, only("")] = None
     best_of: Annotated[int | None, only(1)] = None
 
 
 class CompletionLogprobs(TypedDict):
-    """Log-probabilities of a piece of an answer: four lists of one entry per token; offsets are in characters."""
+    """Log-probabilities of a piece of an answer: four lists of one entry per token; offsets are in characters.
+
+    The first token of a prompt that is echoed has none.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
 class CompletionChoice(TypedDict):
-    """The one choice of an answer, or of an event of a streamed one."""
+    """One of the answers, or what an event adds to it."""
 
     index: int
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    prompt_logprobs: NotRequired[list[dict[str, PromptLogprob] | None]]
 
 
 class Completion(TypedDict):

@@ -1,14 +1,18 @@
 """Decides which fields the chat and completion requests share and what values they take; knows no protobuf."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from services.gateway.openai.fields import Text, only
 
 UINT32_MAX: Final = 2**32 - 1
+_MOST_IDS: Final = 1024  # in one list
 
 Tokens = Annotated[int, Field(ge=1, le=UINT32_MAX)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max_length=_MOST_IDS)]
+LogitBias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MOST_IDS)]
 StopTexts = Annotated[list[Text], Field(max_length=16)]
 
 
@@ -24,11 +28,26 @@ def _to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _to_bias(value: object) -> object:
+    """Read keys as token ids: JSON has only texts for keys."""
+    if not isinstance(value, dict):
+        return value
+    return {_to_token_id(key): bias for key, bias in cast("dict[object, object]", value).items()}
+
+
+def _to_token_id(key: object) -> int:
+    text = str(key)
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= UINT32_MAX:
+        return int(text)
+    raise PydanticCustomError("token_id", "must have token ids for keys, got {key}", {"key": ascii(text[:60])})
+
+
 class GenerationFields(BaseModel):
     """What both requests share. Null means absent everywhere; unknown fields are kept in model_extra.
 
     Source: OpenAI's API reference; max_new_tokens, do_sample, top_k and repetition_penalty are the original 360Zhinao
-    API's; truncate_prompt is ours.
+    API's; min_p, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words and prompt_logprobs are vLLM's;
+    bad_token_ids, truncate_prompt, priority and speculate are ours.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -40,20 +59,32 @@ class GenerationFields(BaseModel):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     max_new_tokens: Tokens | None = None
+    min_tokens: int | None = Field(default=None, ge=0, le=UINT32_MAX)
     stop: Annotated[StopTexts | None, BeforeValidator(_to_list)] = None
+    stop_token_ids: TokenIds | None = None
+    ignore_eos: bool | None = None
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, le=UINT32_MAX)  # 0 and -1 keep all tokens
+    min_p: float | None = Field(default=None, ge=0, le=1)
     do_sample: bool | None = None
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     truncate_prompt: bool | None = None
 
-    repetition_penalty: Annotated[float | None, only(1)] = None
-    presence_penalty: Annotated[float | None, only(0)] = None
-    frequency_penalty: Annotated[float | None, only(0)] = None
-    logit_bias: Annotated[object, only({})] = None
-    n: Annotated[int | None, only(1)] = None
+    n: int | None = Field(default=None, ge=1, le=128)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    priority: Literal["interactive", "bulk"] | None = None
+    speculate: bool | None = None
+
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: Annotated[LogitBias | None, BeforeValidator(_to_bias)] = None
+    bad_token_ids: TokenIds | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Annotated[object, only([])] = None
+
     response_format: Annotated[object, only({"type": "text"})] = None
 
     # Accepted and without effect here: they steer a hosted service.

@@ -3,9 +3,24 @@
 from typing import TypedDict
 
 
+class PromptDetails(TypedDict):
+    """cached_tokens: prompt tokens that were not computed again."""
+
+    cached_tokens: int
+
+
+class CompletionDetails(TypedDict):
+    """Tokens that the worker guessed ahead: those that held, which are part of the answer, and those thrown away."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class UsageBody(TypedDict):
-    """Tokens that one request cost."""
+    """Tokens that one request cost, all its answers together."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails

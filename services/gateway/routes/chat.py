@@ -19,4 +19,4 @@ async def create_chat_completion(body: ChatCompletionRequest, gateway: GatewayDe
     pieces = gateway.worker.generate(to_chat_request(body, head), timeout_s=gateway.settings.request_timeout_s)
     if body.stream:
         return await streamed(to_chat_chunks(pieces, head, with_usage=body.wants_usage_chunk), body)
-    return whole(to_chat_completion(await collect(pieces), head), body)
+    return whole(to_chat_completion(await collect(pieces), body, head), body)

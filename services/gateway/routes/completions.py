@@ -18,5 +18,5 @@ async def create_completion(body: CompletionRequest, gateway: GatewayDep) -> Res
     head = gateway.new_head("cmpl", body)
     pieces = gateway.worker.generate(to_completion_request(body, head), timeout_s=gateway.settings.request_timeout_s)
     if body.stream:
-        return await streamed(to_completion_chunks(pieces, head, with_usage=body.wants_usage_chunk), body)
-    return whole(to_completion(await collect(pieces), head), body)
+        return await streamed(to_completion_chunks(pieces, body, head), body)
+    return whole(to_completion(await collect(pieces), body, head), body)

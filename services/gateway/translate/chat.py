@@ -17,7 +17,7 @@ from services.gateway.openai.chat import (
 )
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
-from services.gateway.translate.scores import score_text, score_value
+from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
 from zhinao.chat.v1 import chat_pb2
 from zhinao.chat.v1.chat_pb2 import ChatPrompt, GenerateRequest, GenerateResponse, TokenLogprob, TokenScore
 
@@ -36,9 +36,9 @@ def to_chat_request(body: ChatCompletionRequest, head: Head) -> GenerateRequest:
     return request
 
 
-def to_chat_completion(answer: GenerateResponse, head: Head) -> ChatCompletion:
-    """A whole answer as OpenAI's."""
-    return {
+def to_chat_completion(answers: Sequence[GenerateResponse], body: ChatCompletionRequest, head: Head) -> ChatCompletion:
+    """Whole answers as OpenAI's."""
+    completion: ChatCompletion = {
         "id": head.id,
         "object": "chat.completion",
         "created": head.created_s,
@@ -46,36 +46,42 @@ def to_chat_completion(answer: GenerateResponse, head: Head) -> ChatCompletion:
         "system_fingerprint": head.fingerprint,
         "choices": [
             {
-                "index": 0,
+                "index": answer.index,
                 "message": {"role": "assistant", "content": answer.text, "refusal": None},
                 "logprobs": _to_logprobs(answer.logprobs),
                 "finish_reason": to_finish_reason(answer.finish_reason),
             }
+            for answer in answers
         ],
-        "usage": to_usage(answer.usage),
+        "usage": to_usage(answers),
     }
+    if body.prompt_logprobs is not None:
+        completion["prompt_logprobs"] = to_prompt_logprobs(answers[0].prompt_logprobs, body.prompt_logprobs)
+    return completion
 
 
 async def to_chat_chunks(
     pieces: AsyncGenerator[GenerateResponse, None], head: Head, *, with_usage: bool
 ) -> AsyncGenerator[ChatChunk, None]:
-    """The events of a streamed answer: role, texts, finish, and the usage if asked for.
+    """The events of streamed answers: of each role, texts, finish; at last the usage if asked for.
 
     The first event waits for the first piece, so that a failure before it can still choose the HTTP status.
     """
     blank = _blank_chunk(head, with_usage=with_usage)
-    first = True
+    begun: set[int] = set()
+    ends: list[GenerateResponse] = []
     async with aclosing(pieces):
         async for piece in pieces:
-            if first:
-                first = False
-                yield _chunk(blank, {"role": "assistant", "content": ""})
+            if piece.index not in begun:
+                begun.add(piece.index)
+                yield _chunk(blank, piece.index, {"role": "assistant", "content": ""})
             if piece.text or piece.logprobs:
-                yield _chunk(blank, {"content": piece.text}, logprobs=_to_logprobs(piece.logprobs))
+                yield _chunk(blank, piece.index, {"content": piece.text}, logprobs=_to_logprobs(piece.logprobs))
             if piece.finish_reason:
-                yield _chunk(blank, {}, finish_reason=to_finish_reason(piece.finish_reason))
-                if with_usage:
-                    yield {**blank, "usage": to_usage(piece.usage)}
+                ends.append(piece)
+                yield _chunk(blank, piece.index, {}, finish_reason=to_finish_reason(piece.finish_reason))
+    if with_usage:
+        yield {**blank, "usage": to_usage(ends)}
 
 
 def _top_logprobs(body: ChatCompletionRequest) -> int | None:
@@ -106,11 +112,16 @@ def _blank_chunk(head: Head, *, with_usage: bool) -> ChatChunk:
 
 
 def _chunk(
-    blank: ChatChunk, delta: Delta, *, logprobs: ChatLogprobs | None = None, finish_reason: str | None = None
+    blank: ChatChunk,
+    index: int,
+    delta: Delta,
+    *,
+    logprobs: ChatLogprobs | None = None,
+    finish_reason: str | None = None,
 ) -> ChatChunk:
     return {
         **blank,
-        "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}],
+        "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}],
     }
 
 

@@ -1,13 +1,13 @@
 """Translates text completions between OpenAI's JSON and protobuf; knows no clock, no chance and no sockets."""
 
+import codecs
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from itertools import accumulate
 
-from services.gateway.openai.completion import Completion, CompletionLogprobs, CompletionRequest
+from services.gateway.openai.completion import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
-from services.gateway.translate.scores import score_text, score_value
+from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse, TokenLogprob, TokenPrompt
 
 
@@ -18,54 +18,106 @@ def to_completion_request(body: CompletionRequest, head: Head) -> GenerateReques
         request.text = body.prompt
     else:
         request.tokens.CopyFrom(TokenPrompt(ids=body.prompt))
+    if body.echo and (body.logprobs is not None or not isinstance(body.prompt, str)):
+        # of a prompt that came as ids only the worker knows the text
+        request.prompt_logprobs = max(body.logprobs or 0, body.prompt_logprobs or 0)
     return request
 
 
-def to_completion(answer: GenerateResponse, head: Head) -> Completion:
-    """A whole answer as OpenAI's."""
-    return {**_event(answer, head, text_offset=0), "usage": to_usage(answer.usage)}
+def to_completion(answers: Sequence[GenerateResponse], body: CompletionRequest, head: Head) -> Completion:
+    """Whole answers as OpenAI's."""
+    writer = _ChoiceWriter(body)
+    choices = [writer.write(answer) for answer in answers]
+    if body.prompt_logprobs is not None:
+        prompt_logprobs = to_prompt_logprobs(answers[0].prompt_logprobs, body.prompt_logprobs)
+        for choice in choices:
+            choice["prompt_logprobs"] = prompt_logprobs
+    return {**_event(head, choices), "usage": to_usage(answers)}
 
 
 async def to_completion_chunks(
-    pieces: AsyncGenerator[GenerateResponse, None], head: Head, *, with_usage: bool
+    pieces: AsyncGenerator[GenerateResponse, None], body: CompletionRequest, head: Head
 ) -> AsyncGenerator[Completion, None]:
-    """The events of a streamed answer: texts, the last one with its finish, and the usage if asked for."""
-    text_offset = 0
+    """The events of streamed answers: texts, of each the last with its finish; at last the usage if asked for."""
+    writer = _ChoiceWriter(body)
+    ends: list[GenerateResponse] = []
     async with aclosing(pieces):
         async for piece in pieces:
-            event = _event(piece, head, text_offset=text_offset)
-            if piece.text or piece.logprobs or piece.finish_reason:
-                yield {**event, "usage": None} if with_usage else event
-            text_offset += len(piece.text)
-            if piece.finish_reason and with_usage:
-                yield {**event, "choices": [], "usage": to_usage(piece.usage)}
+            choice = writer.write(piece)
+            if choice["text"] or choice["logprobs"] or choice["finish_reason"]:
+                event = _event(head, [choice])
+                yield {**event, "usage": None} if body.wants_usage_chunk else event
+            if piece.finish_reason:
+                ends.append(piece)
+    if body.wants_usage_chunk:
+        yield {**_event(head, []), "usage": to_usage(ends)}
 
 
-def _event(piece: GenerateResponse, head: Head, *, text_offset: int) -> Completion:
+class _ChoiceWriter:
+    """Writes pieces as choices; knows of each answer how much of it is written.
+
+    A prompt that is echoed comes before the first piece of each answer; the first piece of all tells its tokens.
+    """
+
+    def __init__(self, body: CompletionRequest) -> None:
+        self._body = body
+        self._prompt: Sequence[TokenLogprob] = ()
+        self._offsets: dict[int, _TextOffsets] = {}
+
+    def write(self, piece: GenerateResponse) -> CompletionChoice:
+        """What the piece adds to its answer."""
+        self._prompt = self._prompt or piece.prompt_logprobs
+        echoes = bool(self._body.echo) and piece.index not in self._offsets
+        offsets = self._offsets.setdefault(piece.index, _TextOffsets())
+        tokens = [*self._prompt, *piece.logprobs] if echoes else piece.logprobs
+        logprobs = None if self._body.logprobs is None else _to_logprobs(tokens, self._body.logprobs, offsets)
+        if logprobs and echoes:
+            logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
+        return {
+            "index": piece.index,
+            "text": (self._prompt_text() if echoes else "") + piece.text,
+            "logprobs": logprobs,
+            "finish_reason": to_finish_reason(piece.finish_reason) if piece.finish_reason else None,
+        }
+
+    def _prompt_text(self) -> str:
+        prompt = self._body.prompt
+        if isinstance(prompt, str):
+            return prompt
+        return b"".join(each.token.data for each in self._prompt).decode("utf-8", errors="replace")
+
+
+class _TextOffsets:
+    """Where in a text its tokens begin, in characters; one that continues a character begins where that does."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0
+
+    def next(self, data: bytes) -> int:
+        """Where the next token, of these bytes, begins."""
+        start = self._length
+        self._length += len(self._decoder.decode(data))
+        return start
+
+
+def _event(head: Head, choices: list[CompletionChoice]) -> Completion:
     return {
         "id": head.id,
         "object": "text_completion",
         "created": head.created_s,
         "model": head.model,
         "system_fingerprint": head.fingerprint,
-        "choices": [
-            {
-                "index": 0,
-                "text": piece.text,
-                "logprobs": _to_logprobs(piece.logprobs, text_offset),
-                "finish_reason": to_finish_reason(piece.finish_reason) if piece.finish_reason else None,
-            }
-        ],
+        "choices": choices,
     }
 
 
-def _to_logprobs(tokens: Sequence[TokenLogprob], text_offset: int) -> CompletionLogprobs | None:
+def _to_logprobs(tokens: Sequence[TokenLogprob], num_top: int, offsets: _TextOffsets) -> CompletionLogprobs | None:
     if not tokens:
         return None
-    texts = [score_text(each.token) for each in tokens]
     return {
-        "tokens": texts,
+        "tokens": [score_text(each.token) for each in tokens],
         "token_logprobs": [score_value(each.token) for each in tokens],
-        "top_logprobs": [{score_text(other): score_value(other) for other in each.top} for each in tokens],
-        "text_offset": list(accumulate(map(len, texts[:-1]), initial=text_offset)),
+        "top_logprobs": [{score_text(top): score_value(top) for top in each.top[:num_top]} for each in tokens],
+        "text_offset": [offsets.next(each.token.data) for each in tokens],
     }

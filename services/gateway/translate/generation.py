@@ -1,33 +1,68 @@
 """Translates what chat and completion requests share into protobuf; what the client left out stays unset."""
 
+from collections.abc import Iterable
+from typing import Final
+
 from meshkit.errors import MeshError, Reason
 from services.gateway.openai.generation import GenerationFields
 from services.gateway.openai.usage import UsageBody
 from services.gateway.translate.head import Head
-from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, FinishReason, GenerateRequest, SamplingParams, StopConditions
-from zhinao.common.v1.common_pb2 import Usage
+from zhinao.chat.v1.chat_pb2 import (
+    FINISH_REASON_LENGTH,
+    PRIORITY_BULK,
+    PRIORITY_INTERACTIVE,
+    PRIORITY_UNSPECIFIED,
+    FinishReason,
+    GenerateRequest,
+    GenerateResponse,
+    SamplingParams,
+    StopConditions,
+)
+
+_PRIORITIES: Final = {None: PRIORITY_UNSPECIFIED, "interactive": PRIORITY_INTERACTIVE, "bulk": PRIORITY_BULK}
 
 
 def to_generate_request(body: GenerationFields, head: Head, *, top_logprobs: int | None) -> GenerateRequest:
     """Everything but the prompt. Raises MeshError where two fields contradict each other."""
     if body.stream_options is not None and not body.stream:
         raise _invalid("stream_options is only allowed when stream is true", "stream_options")
+    if body.prompt_logprobs is not None and body.stream:
+        raise _invalid("prompt_logprobs is only allowed when stream is not true", "prompt_logprobs")
     return GenerateRequest(
         request_id=head.request_id,
         model=head.model,
-        sampling=SamplingParams(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=None if body.top_k is None else max(body.top_k, 0),
-            do_sample=body.do_sample,
-            seed=head.seed,
-        ),
+        sampling=_to_sampling(body, head),
         stop=StopConditions(
             max_tokens=_max_tokens(body),
             texts=[text for text in body.stop or () if text],  # the seed's own curl sends an empty one
+            token_ids=body.stop_token_ids,
+            min_tokens=body.min_tokens,
+            ignore_eos=bool(body.ignore_eos),
         ),
         top_logprobs=top_logprobs,
         truncate_prompt=bool(body.truncate_prompt),
+        n=body.n,
+        prompt_logprobs=body.prompt_logprobs,
+        priority=_PRIORITIES[body.priority],
+        tenant=head.tenant,
+        speculate=body.speculate,
+    )
+
+
+def _to_sampling(body: GenerationFields, head: Head) -> SamplingParams:
+    return SamplingParams(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=None if body.top_k is None else max(body.top_k, 0),
+        do_sample=body.do_sample,
+        seed=head.seed,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=body.logit_bias,
+        bad_token_ids=body.bad_token_ids,
+        allowed_token_ids=body.allowed_token_ids,
     )
 
 
@@ -41,12 +76,20 @@ def to_finish_reason(reason: FinishReason.ValueType) -> str:
     return "length" if reason == FINISH_REASON_LENGTH else "stop"
 
 
-def to_usage(usage: Usage) -> UsageBody:
-    """OpenAI's count of tokens."""
+def to_usage(ends: Iterable[GenerateResponse]) -> UsageBody:
+    """OpenAI's count of tokens, from the last pieces of all answers; the prompt counts once."""
+    usages = {end.index: end.usage for end in ends}
+    prompt_tokens = usages[0].prompt_tokens
+    completion_tokens = sum(usage.completion_tokens for usage in usages.values())
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": sum(usage.accepted_draft_tokens for usage in usages.values()),
+            "rejected_prediction_tokens": sum(usage.rejected_draft_tokens for usage in usages.values()),
+        },
     }
 
 

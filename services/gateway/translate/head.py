@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """id: chatcmpl-… or cmpl-…. created_s: Unix seconds. seed: the one in force, as uint64."""
+    """id: chatcmpl-… or cmpl-…. created_s: Unix seconds. seed: the one in force, as uint64. tenant: see Call."""
 
     id: str
     created_s: int
@@ -13,6 +13,7 @@ class Head:
     seed: int
     version: str
     request_id: str
+    tenant: str = ""
 
     @property
     def fingerprint(self) -> str:

@@ -65,8 +65,9 @@ class Admission:
                 waiting = False
                 self._metrics.time_to_first_token.labels(model).observe(time.perf_counter() - begun_s)
             if piece.HasField("usage"):
-                call.prompt_tokens = piece.usage.prompt_tokens
-                call.completion_tokens = piece.usage.completion_tokens
+                if piece.index == 0:
+                    call.prompt_tokens = piece.usage.prompt_tokens
+                call.completion_tokens = (call.completion_tokens or 0) + piece.usage.completion_tokens
             yield piece
 
     def _enter(self) -> None:

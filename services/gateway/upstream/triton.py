@@ -45,17 +45,18 @@ class TritonWorker:
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; see ChatWorker.generate."""
+        request.timeout_s = min(timeout_s, request.timeout_s) if request.HasField("timeout_s") else timeout_s
         frame = pack_request(
             "chat", request.SerializeToString(), request_id=request.request_id, operation=Operation.GENERATE
         )
-        finish_reason = FINISH_REASON_UNSPECIFIED
+        num_unfinished = request.n if request.HasField("n") else 1
         async with aclosing(self._call(frame, request.model, timeout_s)) as payloads:
             async for payload in payloads:
                 piece = GenerateResponse.FromString(payload)
-                finish_reason = piece.finish_reason
+                num_unfinished -= piece.finish_reason != FINISH_REASON_UNSPECIFIED
                 yield piece
-        if finish_reason == FINISH_REASON_UNSPECIFIED:
-            raise MeshError(Reason.INTERNAL, "the worker ended its answer without saying why")
+        if num_unfinished:
+            raise MeshError(Reason.INTERNAL, f"the worker left {num_unfinished} answers without an end")
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model's engine answered; see ChatWorker.ping."""

@@ -11,7 +11,7 @@ class ChatWorker(Protocol):
     """The seam between the gateway's two faces and the mesh behind it."""
 
     def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
-        """Stream the answer to request.model; the last piece has a finish_reason. Raises MeshError.
+        """Stream the answers of request.model; the last piece of each has a finish_reason. Raises MeshError.
 
         Closing the generator frees everything the request holds.
         """

@@ -31,6 +31,8 @@ async def test_chat_answers_in_one_piece(mesh: Mesh) -> None:
         "prompt_tokens": 5,
         "completion_tokens": 3,
         "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
     }
     assert completion.id.startswith("chatcmpl-")
     assert completion.model == "zhinao-chat"

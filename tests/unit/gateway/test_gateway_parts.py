@@ -117,7 +117,7 @@ def test_a_path_is_written_as_a_client_would(location: tuple[int | str, ...], pa
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_failure_has_the_one_body(reason: Reason) -> None:
-    begin_call("find-me", None)
+    begin_call("find-me", None, None)
 
     body = error_body(MeshError(reason, "inner text", param="stop"))["error"]
 
@@ -137,7 +137,7 @@ def test_an_error_that_quotes_broken_unicode_can_be_sent() -> None:
     [("abc-1", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("a\n", False), ("", False)],
 )
 def test_only_a_sane_request_id_is_kept(sent: str, kept: bool) -> None:
-    call = begin_call(sent, None)
+    call = begin_call(sent, None, None)
 
     assert (call.request_id == sent) is kept
     assert CURRENT.get() is call

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from meshkit.errors import MeshError
 from services.gateway.openai.chat import ChatCompletionRequest
 from services.gateway.openai.completion import CompletionRequest
+from services.gateway.openai.generation import StreamOptions
 from services.gateway.translate.answer import collect
 from services.gateway.translate.chat import to_chat_chunks, to_chat_completion, to_chat_request
 from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_request
@@ -19,6 +20,10 @@ from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse, SamplingP
 from zhinao.common.v1.common_pb2 import Usage
 
 HEAD = Head(id="chatcmpl-1", created_s=1_700_000_000, model="m", seed=5, version="1.2.3", request_id="r")
+
+CHAT = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]})
+TEXT = CompletionRequest.model_validate({"prompt": "hi"})
+STREAMED = TEXT.model_copy(update={"stream": True, "stream_options": StreamOptions(include_usage=True)})
 
 
 def chat(**fields: object) -> GenerateRequest:
@@ -129,10 +134,10 @@ async def test_streamed_texts_add_up_to_the_whole_answer(texts: list[str], stopp
     pieces = [GenerateResponse(text=text, token_ids=[1]) for text in texts]
     pieces.append(GenerateResponse(text="end", token_ids=[2], finish_reason=reason, usage=usage))
 
-    whole_chat = to_chat_completion(await collect(stream(pieces)), HEAD)
-    whole = to_completion(await collect(stream(pieces)), HEAD)
+    whole_chat = to_chat_completion(await collect(stream(pieces)), CHAT, HEAD)
+    whole = to_completion(await collect(stream(pieces)), TEXT, HEAD)
     chat_chunks = [chunk async for chunk in to_chat_chunks(stream(pieces), HEAD, with_usage=True)]
-    chunks = [chunk async for chunk in to_completion_chunks(stream(pieces), HEAD, with_usage=True)]
+    chunks = [chunk async for chunk in to_completion_chunks(stream(pieces), STREAMED, HEAD)]
 
     text = "".join([*texts, "end"])
     assert whole_chat["choices"][0]["message"]["content"] == text
@@ -149,7 +154,7 @@ async def test_a_piece_that_completes_no_character_is_no_event() -> None:
     pieces = [GenerateResponse(token_ids=[1]), GenerateResponse(text="你", token_ids=[2], finish_reason=1)]
 
     chat_chunks = [chunk async for chunk in to_chat_chunks(stream(pieces), HEAD, with_usage=False)]
-    chunks = [chunk async for chunk in to_completion_chunks(stream(pieces), HEAD, with_usage=False)]
+    chunks = [chunk async for chunk in to_completion_chunks(stream(pieces), TEXT, HEAD)]
 
     deltas = [chunk["choices"][0]["delta"] for chunk in chat_chunks]
     assert deltas == [{"role": "assistant", "content": ""}, {"content": "你"}, {}]
