@@ -12,7 +12,7 @@ _MOST_IDS: Final = 1024  # in one list
 
 Tokens = Annotated[int, Field(ge=1, le=UINT32_MAX)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max_length=_MOST_IDS)]
-LogitBias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MOST_IDS)]
+LogitBias = dict[int, Annotated[float, Field(ge=-100, le=100)]]
 StopTexts = Annotated[list[Text], Field(max_length=16)]
 
 
@@ -32,7 +32,11 @@ def _to_bias(value: object) -> object:
     """Read keys as token ids: JSON has only texts for keys."""
     if not isinstance(value, dict):
         return value
-    return {_to_token_id(key): bias for key, bias in cast("dict[object, object]", value).items()}
+    biases = cast("dict[object, object]", value)
+    if len(biases) > _MOST_IDS:
+        counts = {"most": _MOST_IDS, "n": len(biases)}
+        raise PydanticCustomError("too_many", "must hold at most {most} token ids, it holds {n}", counts)
+    return {_to_token_id(key): bias for key, bias in biases.items()}
 
 
 def _to_token_id(key: object) -> int:

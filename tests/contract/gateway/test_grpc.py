@@ -53,10 +53,34 @@ async def test_generate_streams_what_the_worker_says(mesh: Mesh) -> None:
 async def test_generate_keeps_what_the_client_chose(mesh: Mesh) -> None:
     request = question(model="qihoo360/small", request_id="mine")
     request.sampling.seed = 0
+    request.timeout_s = 7
 
     _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(request)]
 
     assert mesh.triton.request == request
+
+
+async def test_generate_passes_on_no_more_time_than_the_call_has(mesh: Mesh) -> None:
+    request = question()
+    request.timeout_s = 500
+
+    _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(request, timeout=20)]
+
+    assert 0 < mesh.triton.request.timeout_s <= 20
+
+
+async def test_a_tenant_is_told_by_the_key_and_not_by_the_client(mesh: Mesh) -> None:
+    tenants: list[str] = []
+    for key in ("Bearer one", "Bearer two", "Bearer one", None):
+        metadata = None if key is None else (("authorization", key),)
+        request = question()
+        request.tenant = "root"
+        _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(request, metadata=metadata)]
+        tenants.append(mesh.triton.received[-1].request.tenant)
+
+    assert tenants[0] == tenants[2] != tenants[1]
+    assert tenants[3] == ""
+    assert "one" not in tenants[0]
 
 
 @pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.INTERNAL, Reason.CLIENT_CANCELLED}))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.contract.gateway.conftest import Mesh
 from tests.fakes.triton import Hold, last, piece
-from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, GenerateResponse, TokenLogprob, TokenScore
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, PRIORITY_BULK, GenerateResponse, TokenLogprob, TokenScore
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -144,6 +144,118 @@ async def test_completion_reports_log_probabilities_with_offsets(mesh: Mesh) -> 
     assert logprobs.token_logprobs == [-1.0, -2.0]
     assert logprobs.top_logprobs == [{"ab": -1.0}, {"x": -0.5}]
     assert logprobs.text_offset == [0, 2]
+
+
+def prompt_token(data: bytes, *others: tuple[bytes, float], logprob: float = 0.0) -> TokenLogprob:
+    """A token of the prompt with its alternatives; the first has neither logprob nor alternatives."""
+    top = [TokenScore(id=number, data=text, logprob=value) for number, (text, value) in enumerate(others)]
+    return TokenLogprob(token=TokenScore(id=90, data=data, logprob=logprob), top=top)
+
+
+PROMPT = [
+    prompt_token("a你".encode()[:2]),
+    prompt_token("你".encode()[1:], (b"x", -0.5), (b"y", -0.7), logprob=-1.5),
+    prompt_token(b"b", (b"z", -0.1), logprob=-2.5),
+]
+
+
+async def test_echo_puts_the_prompt_and_its_log_probabilities_first(mesh: Mesh) -> None:
+    first = scored("c", -3.0, (b"c", -3.0))
+    first.prompt_logprobs.extend(PROMPT)
+    mesh.triton.script = [first, last("d")]
+
+    completion = await mesh.openai.completions.create(model="zhinao-chat", prompt="a你b", logprobs=1, echo=True)
+
+    assert mesh.triton.request.prompt_logprobs == 1
+    (choice,) = completion.choices
+    assert choice.text == "a你bcd"
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens == ["a\ufffd", "\ufffd\ufffd", "b", "c"]
+    assert choice.logprobs.token_logprobs == [None, -1.5, -2.5, -3.0]
+    assert choice.logprobs.top_logprobs == [None, {"x": -0.5}, {"z": pytest.approx(-0.1)}, {"c": -3.0}]
+    assert choice.logprobs.text_offset == [0, 1, 2, 3]
+
+
+async def test_echo_of_token_ids_has_the_workers_text_for_every_answer_of_a_stream(mesh: Mesh) -> None:
+    first = piece("c")
+    first.prompt_logprobs.extend(PROMPT)
+    end = last("e")
+    end.index = 1
+    mesh.triton.script = [first, end, last("d")]
+
+    stream = await mesh.openai.completions.create(model="zhinao-chat", prompt=[5, 6], echo=True, n=2, stream=True)
+    texts = [(chunk.choices[0].index, chunk.choices[0].text) async for chunk in stream]
+
+    assert texts == [(0, "a你bc"), (1, "a你be"), (0, "d")]
+
+
+async def test_prompt_log_probabilities_come_by_token_id(mesh: Mesh) -> None:
+    end = last("!")
+    end.prompt_logprobs.extend(PROMPT)
+    mesh.triton.script = [end]
+    ask = {"prompt_logprobs": 1}
+
+    chat = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, extra_body=ask)
+    text = await mesh.openai.completions.create(model="zhinao-chat", prompt="a你b", extra_body=ask)
+
+    expected = [
+        None,
+        {
+            "90": {"logprob": -1.5, "rank": None, "decoded_token": "\ufffd\ufffd"},
+            "0": {"logprob": -0.5, "rank": 1, "decoded_token": "x"},
+        },
+        {
+            "90": {"logprob": -2.5, "rank": None, "decoded_token": "b"},
+            "0": {"logprob": pytest.approx(-0.1), "rank": 1, "decoded_token": "z"},
+        },
+    ]
+    assert chat.model_extra is not None and chat.model_extra["prompt_logprobs"] == expected
+    assert text.choices[0].model_extra is not None and text.choices[0].model_extra["prompt_logprobs"] == expected
+
+
+async def test_several_answers_come_with_their_index(mesh: Mesh) -> None:
+    ends = [last(text) for text in "abc"]
+    for index, end in enumerate(ends):
+        end.index = index
+    mesh.triton.script = [ends[2], ends[0], ends[1]]
+
+    completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, n=3)
+    stream = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, n=3, stream=True)
+    chunks = [chunk async for chunk in stream]
+
+    assert [received.request.n for received in mesh.triton.received] == [3, 3]
+    assert [(choice.index, choice.message.content) for choice in completion.choices] == [(0, "a"), (1, "b"), (2, "c")]
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 9)
+    finished = [chunk.choices[0].index for chunk in chunks if chunk.choices[0].finish_reason]
+    assert finished == [2, 0, 1]
+
+
+async def test_an_answer_that_never_ends_is_a_failure(mesh: Mesh) -> None:
+    mesh.triton.script = [last("a")]
+
+    with pytest.raises(openai.InternalServerError):
+        await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, n=2)
+
+
+async def test_the_clients_own_sampling_parameters_arrive(mesh: Mesh) -> None:
+    await mesh.openai.chat.completions.create(
+        model="zhinao-chat",
+        messages=HELLO,
+        logit_bias={"50256": -100},
+        frequency_penalty=0.5,
+        presence_penalty=-0.5,
+        seed=11,
+        extra_body={"min_p": 0.25, "repetition_penalty": 1.5, "ignore_eos": True, "priority": "bulk"},
+    )
+
+    request = mesh.triton.request
+    assert dict(request.sampling.logit_bias) == {50256: -100.0}
+    assert (request.sampling.frequency_penalty, request.sampling.presence_penalty) == (0.5, -0.5)
+    assert (request.sampling.seed, request.sampling.min_p, request.sampling.repetition_penalty) == (11, 0.25, 1.5)
+    assert (request.stop.ignore_eos, request.priority) == (True, PRIORITY_BULK)
+    assert request.tenant and "EMPTY" not in request.tenant
+    assert request.timeout_s == 30
 
 
 async def test_models_are_listed_and_found_by_ids_with_slashes(mesh: Mesh) -> None:

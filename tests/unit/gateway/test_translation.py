@@ -57,6 +57,16 @@ def test_a_silent_client_leaves_everything_to_the_worker() -> None:
         ({"top_k": 0}, SamplingParams(top_k=0, seed=5)),
         ({"top_k": 40}, SamplingParams(top_k=40, seed=5)),
         ({"do_sample": False}, SamplingParams(do_sample=False, seed=5)),
+        ({"min_p": 0.1, "repetition_penalty": 1.1}, SamplingParams(min_p=0.1, repetition_penalty=1.1, seed=5)),
+        (
+            {"presence_penalty": -2, "frequency_penalty": 2},
+            SamplingParams(presence_penalty=-2, frequency_penalty=2, seed=5),
+        ),
+        ({"logit_bias": {"50256": -100, "3": 1.5}}, SamplingParams(logit_bias={50256: -100, 3: 1.5}, seed=5)),
+        (
+            {"bad_token_ids": [1], "allowed_token_ids": [2, 3]},
+            SamplingParams(bad_token_ids=[1], allowed_token_ids=[2, 3], seed=5),
+        ),
     ],
 )
 def test_sampling_fields_are_set_only_where_the_client_spoke(
@@ -125,6 +135,78 @@ def test_a_completion_prompt_is_one_text_or_one_list_of_ids(prompt: object, text
 @pytest.mark.parametrize(("seed", "unsigned"), [(0, 0), (-1, 2**64 - 1), (-(2**63), 2**63), (2**64 - 1, 2**64 - 1)])
 def test_signed_seeds_become_unsigned(seed: int, unsigned: int) -> None:
     assert to_seed(seed) == unsigned
+
+
+@pytest.mark.parametrize(
+    ("fields", "stop"),
+    [
+        ({"min_tokens": 3, "ignore_eos": True}, StopConditions(min_tokens=3, ignore_eos=True)),
+        ({"stop_token_ids": [7, 8]}, StopConditions(token_ids=[7, 8])),
+    ],
+)
+def test_when_an_answer_ends_can_be_said_by_tokens(fields: dict[str, object], stop: StopConditions) -> None:
+    assert chat(**fields).stop == stop
+
+
+def test_how_a_request_is_served_can_be_said() -> None:
+    request = completion(n=3, priority="bulk", speculate=False, prompt_logprobs=0)
+
+    assert (request.n, request.priority, request.speculate) == (3, chat_pb2.PRIORITY_BULK, False)
+    assert request.HasField("speculate") and request.HasField("prompt_logprobs")
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"echo": True}, None),
+        ({"echo": True, "logprobs": 3}, 3),
+        ({"echo": True, "logprobs": 1, "prompt_logprobs": 2}, 2),
+        ({"echo": True, "prompt": [1, 2]}, 0),
+        ({"echo": False, "logprobs": 3}, None),
+    ],
+)
+def test_echo_asks_for_what_the_gateway_cannot_know(fields: dict[str, object], asked: int | None) -> None:
+    request = completion(**fields)
+
+    assert (request.prompt_logprobs if request.HasField("prompt_logprobs") else None) == asked
+
+
+async def test_several_answers_are_told_apart_and_counted_together() -> None:
+    usage = Usage(
+        prompt_tokens=3, cached_tokens=2, completion_tokens=1, accepted_draft_tokens=1, rejected_draft_tokens=2
+    )
+    pieces = [
+        GenerateResponse(index=0, text="a"),
+        GenerateResponse(index=1, text="b", finish_reason=chat_pb2.FINISH_REASON_STOP, usage=usage),
+        GenerateResponse(index=0, text="c", finish_reason=chat_pb2.FINISH_REASON_LENGTH, usage=usage),
+    ]
+
+    whole = to_chat_completion(await collect(stream(pieces)), CHAT, HEAD)
+    *chunks, end = [chunk async for chunk in to_chat_chunks(stream(pieces), HEAD, with_usage=True)]
+    *events, last = [event async for event in to_completion_chunks(stream(pieces), STREAMED, HEAD)]
+
+    assert [(each["index"], each["message"]["content"], each["finish_reason"]) for each in whole["choices"]] == [
+        (0, "ac", "length"),
+        (1, "b", "stop"),
+    ]
+    assert whole["usage"] == end.get("usage") == last.get("usage")
+    assert (whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]) == (3, 2)
+    assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert whole["usage"]["completion_tokens_details"] == {
+        "accepted_prediction_tokens": 2,
+        "rejected_prediction_tokens": 4,
+    }
+    (choices,) = zip(*(chunk["choices"] for chunk in chunks), strict=True)
+    assert [choice["index"] for choice in choices if "role" in choice["delta"]] == [0, 1]
+    assert [(choice["index"], choice["finish_reason"]) for choice in choices if choice["finish_reason"]] == [
+        (1, "stop"),
+        (0, "length"),
+    ]
+    assert [(event["choices"][0]["index"], event["choices"][0]["text"]) for event in events] == [
+        (0, "a"),
+        (1, "b"),
+        (0, "c"),
+    ]
 
 
 @given(texts=st.lists(st.text()), stopped=st.booleans())
