@@ -68,6 +68,16 @@ def decode_request(data: bytes) -> GenerationRequest:
         tenant=message.tenant,
         timeout_s=message.timeout_s if message.HasField("timeout_s") else None,
         speculate=message.speculate if message.HasField("speculate") else None,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        min_p=sampling.min_p if sampling.HasField("min_p") else None,
+        repetition_penalty=sampling.repetition_penalty if sampling.HasField("repetition_penalty") else None,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=dict(sampling.logit_bias),
+        bad_token_ids=tuple(sampling.bad_token_ids),
+        allowed_token_ids=tuple(sampling.allowed_token_ids),
+        min_tokens=stop.min_tokens,
+        ignore_eos=stop.ignore_eos,
     )
 
 
@@ -170,10 +180,9 @@ def _encode_finish(finish: Finish, message: chat_pb2.GenerateResponse) -> None:
     )
 
 
-def _encode_logprob(token: Sampled | None, token_bytes: Callable[[int], bytes]) -> chat_pb2.TokenLogprob:
+def _encode_logprob(token: Sampled, token_bytes: Callable[[int], bytes]) -> chat_pb2.TokenLogprob:
     def encode(score: TokenScore) -> chat_pb2.TokenScore:
         return chat_pb2.TokenScore(id=score.token_id, data=token_bytes(score.token_id), logprob=score.logprob)
 
-    if token is None or token.score is None:
-        return chat_pb2.TokenLogprob()
-    return chat_pb2.TokenLogprob(token=encode(token.score), top=[encode(score) for score in token.top])
+    own = token.score or TokenScore(token.token_id, logprob=0.0)  # the first token of a prompt has none
+    return chat_pb2.TokenLogprob(token=encode(own), top=[encode(score) for score in token.top])

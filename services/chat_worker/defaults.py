@@ -20,6 +20,8 @@ class GenerationDefaults:
     top_p: float
     top_k: int
     end_token_ids: frozenset[int]
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     @classmethod
     def read(cls, folder: Path, tokenizer: Tokenizer) -> "GenerationDefaults":
@@ -47,6 +49,8 @@ class GenerationDefaults:
             top_p=generation.top_p,
             top_k=max(0, generation.top_k),  # -1 means off as 0 does
             end_token_ids=frozenset(end_ids),
+            min_p=generation.min_p,
+            repetition_penalty=generation.repetition_penalty,
         )
 
 
@@ -56,6 +60,8 @@ class _GenerationConfig(BaseModel):
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=-1, lt=2**32)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=2)
     do_sample: bool | None = None
     eos_token_id: int | list[int] | None = None
 

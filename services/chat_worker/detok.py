@@ -9,19 +9,25 @@ from modelkit.tokenizer import Tokenizer
 class Detokenizer:
     """The text of one answer, whole characters at a time, ending before the first stop text.
 
-    Text that may be the start of a stop text is held back until the next token decides.
+    Text that may be the start of a stop text is held back until the next token decides. What the first min_tokens
+    tokens say is no part of a stop text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_texts: Texts[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop_texts: Texts[str], min_tokens: int = 0) -> None:
         self._tokenizer = tokenizer
         self._stop_texts = stop_texts
+        self._num_exempt = min_tokens  # tokens yet to come that no stop text can be found in
         self._stream = TextStream()
         self._held = ""
         self.stopped = False  # a stop text came up; nothing more will be shown
 
     def push(self, token_id: int) -> str:
         """Take the next token; returns the text that may be shown now."""
-        return self._release(self._stream.push(self._tokenizer.token_bytes(token_id)))
+        text = self._stream.push(self._tokenizer.token_bytes(token_id))
+        if self._num_exempt > 0:
+            self._num_exempt -= 1
+            return text
+        return self._release(text)
 
     def finish(self) -> str:
         """Return what was held back, once no token will follow."""

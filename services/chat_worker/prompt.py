@@ -1,7 +1,7 @@
 """Turns a request into token ids, sampling and stop conditions, or says what is wrong with it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from meshkit.errors import MeshError, Reason
@@ -11,11 +11,10 @@ from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.engine.sequence import Priority, Sampling, Stop
 from services.chat_worker.forms import check_tools, grammar_of
+from services.chat_worker.parameters import read_sampling, read_stop
 from services.chat_worker.request import CallMode, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt, ToolUse
 from services.chat_worker.structured import GrammarCompiler, TokenGrammar
 
-_MAX_STOP_TEXTS = 16
-_MAX_TOP_LOGPROBS = 20
 _MAX_N = 128
 
 
@@ -67,7 +66,7 @@ class PromptBuilder:
             )
         tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else ToolUse()
         check_tools(tools)
-        sampling = self._sampling(request, fallback_seed)
+        stop, sampling = self._parameters(request, tools, fallback_seed)
         token_ids, param = self._token_ids(request)
         max_tokens = self._max_tokens(request, len(token_ids), param)
         if not 1 <= request.n <= _MAX_N:
@@ -77,7 +76,7 @@ class PromptBuilder:
         return Prepared(
             token_ids,
             sampling,
-            self._stop(request, tools, max_tokens),
+            replace(stop, max_tokens=max_tokens),
             start_grammar=None if grammar is None else partial(self._compiler.start, grammar),
             tool_names=frozenset(tool.name for tool in tools.offered),
             n=request.n,
@@ -86,6 +85,15 @@ class PromptBuilder:
             timeout_s=request.timeout_s,
             speculate=self._speculate if request.speculate is None else request.speculate,
         )
+
+    def _parameters(self, request: GenerationRequest, tools: ToolUse, fallback_seed: int) -> tuple[Stop, Sampling]:
+        """An answer that may call, but once only, stops behind its first call."""
+        vocab_size = self._tokenizer.vocab_size
+        stop = read_stop(request, self._defaults, self._tokenizer.control_ids, vocab_size=vocab_size)
+        sampling = read_sampling(request, self._defaults, stop, vocab_size=vocab_size, fallback_seed=fallback_seed)
+        if tools.offered and not tools.parallel and tools.mode is CallMode.AUTO:
+            stop = replace(stop, texts=(*stop.texts, CALL_END))
+        return stop, sampling
 
     def _token_ids(self, request: GenerationRequest) -> tuple[list[int], str]:
         """The prompt's ids, and the name of the field it came in."""
@@ -141,49 +149,6 @@ class PromptBuilder:
                 param="max_tokens",
             )
         return request.max_tokens
-
-    def _sampling(self, request: GenerationRequest, fallback_seed: int) -> Sampling:
-        defaults = self._defaults
-        temperature = defaults.temperature if request.temperature is None else request.temperature
-        if request.do_sample is False:
-            temperature = 0.0
-        elif request.do_sample is True and temperature == 0 and request.temperature is None:
-            temperature = 1.0  # the checkpoint is greedy by default and the caller wants to sample
-        top_p = defaults.top_p if request.top_p is None else request.top_p
-        if not 0 <= temperature <= 2:
-            raise _invalid(f"temperature is {temperature}; it must be between 0 and 2", "temperature")
-        if not 0 < top_p <= 1:
-            raise _invalid(f"top_p is {top_p}; it must be above 0 and at most 1", "top_p")
-        if request.top_logprobs is not None and request.top_logprobs > _MAX_TOP_LOGPROBS:
-            raise _invalid(
-                f"top_logprobs is {request.top_logprobs}; the most is {_MAX_TOP_LOGPROBS}",
-                "top_logprobs",
-            )
-        return Sampling(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=defaults.top_k if request.top_k is None else request.top_k,
-            seed=fallback_seed if request.seed is None else request.seed,
-            top_logprobs=request.top_logprobs,
-        )
-
-    def _stop(self, request: GenerationRequest, tools: ToolUse, max_tokens: int) -> Stop:
-        """A stop text that spells a control token matches the token, whose text never shows; empty ones are ignored.
-
-        An answer that may call, but once only, stops behind its first call.
-        """
-        texts = [text for text in request.stop_texts if text]
-        if len(texts) > _MAX_STOP_TEXTS:
-            raise _invalid(f"stop holds {len(texts)} texts; the most is {_MAX_STOP_TEXTS}", "stop")
-        if tools.offered and not tools.parallel and tools.mode is CallMode.AUTO:
-            texts.append(CALL_END)
-        control_ids = self._tokenizer.control_ids
-        token_ids = {control_ids[text] for text in texts if text in control_ids}
-        return Stop(
-            max_tokens=max_tokens,
-            token_ids=self._defaults.end_token_ids | token_ids | set(request.stop_token_ids),
-            texts=tuple(text for text in texts if text not in control_ids),
-        )
 
 
 def _invalid(message: str, param: str) -> MeshError:

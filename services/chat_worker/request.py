@@ -1,6 +1,7 @@
 """The plain form of a generation request inside the worker; what is None was left to the model's defaults."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from modelkit.conversation import Message, Tool
@@ -99,3 +100,13 @@ class GenerationRequest:
     tenant: str = ""
     timeout_s: float | None = None
     speculate: bool | None = None
+    prompt_logprobs: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    bad_token_ids: tuple[int, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False

@@ -59,7 +59,8 @@ class ChatWorker:
         )
         grammar = None if prepared.start_grammar is None else prepared.start_grammar()
         speculation = Speculation() if prepared.speculate else None
-        return Generation(sequence, Detokenizer(self.tokenizer, prepared.stop.texts), grammar, speculation)
+        detok = Detokenizer(self.tokenizer, prepared.stop.texts, sampling.min_tokens)
+        return Generation(sequence, detok, grammar, speculation)
 
 
 def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:

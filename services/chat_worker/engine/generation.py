@@ -50,7 +50,7 @@ class Piece:
 
     tokens: what was sampled, without the token that ended the answer. finish: with the answer's last piece.
     last: whether all answers of the request have ended now. prompt_scores: one per prompt token, with the first piece
-    of answer 0, if asked for; the first token has none. gap_s: time since the piece before, of the first since arrival.
+    of answer 0, if asked for; the first has no score. gap_s: time since the piece before, of the first since arrival.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Piece:
     index: int = 0
     finish: Finish | None = None
     last: bool = False
-    prompt_scores: tuple[Sampled | None, ...] = ()
+    prompt_scores: tuple[Sampled, ...] = ()
     gap_s: float = 0.0
     first: bool = False
 
@@ -165,7 +165,7 @@ class Generation:
 
     def take(self, tokens: list[Sampled], now_s: float) -> Piece:
         """Tell what the sequence's newest tokens add to the answer; what follows its end is dropped."""
-        scores: tuple[Sampled | None, ...] = ()
+        scores: tuple[Sampled, ...] = ()
         first, gap_s = (
             self.last_token_s is None,
             now_s - (self.arrived_s if self.last_token_s is None else self.last_token_s),
@@ -173,7 +173,8 @@ class Generation:
         self.last_token_s = now_s
         if self.first_token_s is None:
             self.first_token_s = now_s
-            scores = (None, *self.prompt_scores) if self.sequence.sampling.prompt_logprobs is not None else ()
+            if self.sequence.sampling.prompt_logprobs is not None:
+                scores = (Sampled(self.sequence.token_ids[0]), *self.prompt_scores)
         texts: list[str] = []
         shown: list[Sampled] = []
         finish: Finish | None = None

@@ -33,6 +33,13 @@ def test_a_stop_text_is_cut_off_and_never_shown_in_part() -> None:
     assert pieces(b"say STOP it", "STOP") == ["s", "a", "y", " ", "", "", "", "", ""]
 
 
+def test_the_first_tokens_of_an_answer_are_no_part_of_a_stop_text_where_a_least_number_is_asked_for() -> None:
+    detok = Detokenizer(TOKENIZER, ("ab",), min_tokens=3)
+    shown = [detok.push(byte) for byte in b"abab"]
+    assert (shown, detok.stopped) == (["a", "b", "a", "b"], False)
+    assert ([detok.push(byte) for byte in b"ab"], detok.stopped) == (["", ""], True)
+
+
 def test_a_beginning_of_a_stop_text_that_comes_to_nothing_is_shown_later() -> None:
     assert pieces(b"STx", "STOP") == ["", "", "STx", ""]
     assert pieces(b"ST", "STOP") == ["", "", "ST"]

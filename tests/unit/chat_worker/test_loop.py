@@ -219,8 +219,9 @@ def test_prompt_tokens_are_scored_once_whatever_the_chunks() -> None:
     engine.loop.start()
     engine.settle()
     scores = engine.sink.pieces[answer][0].prompt_scores
-    assert [score and score.token_id for score in scores] == [None, *b"core me!"]
-    assert [score and score.top[0].token_id for score in scores[1:]] == [
+    assert [score.token_id for score in scores] == [*b"score me!"]
+    assert scores[0].score is None
+    assert [score.top[0].token_id for score in scores[1:]] == [
         next_token(list(b"score me!"[:length])) for length in range(1, 9)
     ]
     assert not any(piece.prompt_scores for piece in engine.sink.pieces[answer][1:])

@@ -77,6 +77,57 @@ def test_a_stop_text_that_spells_a_control_token_becomes_its_id_and_an_empty_one
     assert stop.texts == ("\n\n",)
 
 
+def test_the_checkpoints_own_penalty_and_min_p_hold_where_the_request_is_silent() -> None:
+    build = builder(defaults=replace(DEFAULTS, min_p=0.1, repetition_penalty=1.2))
+    silent = build.prepare(REQUEST, fallback_seed=0).sampling
+    spoken = build.prepare(replace(REQUEST, min_p=0.0, repetition_penalty=1.0), fallback_seed=0).sampling
+    assert (silent.min_p, silent.repetition_penalty) == (0.1, 1.2)
+    assert (spoken.min_p, spoken.repetition_penalty) == (0.0, 1.0)
+
+
+def test_end_tokens_may_come_although_only_others_are_allowed_but_not_before_min_tokens() -> None:
+    request = replace(REQUEST, allowed_token_ids=(65, 66), stop_token_ids=(7,), min_tokens=3)
+    sampling = builder().prepare(request, fallback_seed=0).sampling
+    assert sampling.allowed_token_ids == {65, 66, 7, 256}
+    assert (sampling.min_tokens, sampling.end_token_ids) == (3, {7, 256})
+
+
+def test_an_ignored_end_token_is_a_token_like_others() -> None:
+    request = replace(REQUEST, ignore_eos=True, stop_token_ids=(7,), allowed_token_ids=(65,), min_tokens=3)
+    prepared = builder().prepare(request, fallback_seed=0)
+    assert prepared.stop.token_ids == prepared.sampling.end_token_ids == {7}
+    assert prepared.sampling.allowed_token_ids == {65, 7}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "words"),
+    [
+        ({"min_p": 1.5}, "min_p", ["1.5", "1"]),
+        ({"min_p": float("nan")}, "min_p", ["nan"]),
+        ({"repetition_penalty": 0.0}, "repetition_penalty", ["0.0", "above 0", "2"]),
+        ({"presence_penalty": -2.5}, "presence_penalty", ["-2.5", "-2"]),
+        ({"frequency_penalty": 3.0}, "frequency_penalty", ["3.0", "2"]),
+        ({"logit_bias": {5: 101.0}}, "logit_bias", ["5", "101", "100"]),
+        ({"logit_bias": {259: 1.0}}, "logit_bias", ["259"]),
+        ({"bad_token_ids": (1, 259)}, "bad_token_ids", ["259"]),
+        ({"allowed_token_ids": (0,) * 1025}, "allowed_token_ids", ["1025", "1024"]),
+        ({"stop_token_ids": (300,)}, "stop_token_ids", ["300", "259"]),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", ["9", "8"]),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", ["21", "20"]),
+        ({"top_logprobs": 21}, "top_logprobs", ["21", "20"]),
+        ({"n": 129}, "n", ["129", "128"]),
+    ],
+)
+def test_a_parameter_out_of_its_range_is_refused_with_both_numbers(
+    changes: dict[str, Any], param: str, words: list[str]
+) -> None:
+    with pytest.raises(MeshError) as refused:
+        builder().prepare(replace(REQUEST, **changes), fallback_seed=0)
+    assert (refused.value.reason, refused.value.param) == (Reason.INVALID_REQUEST, param)
+    for word in words:
+        assert word in refused.value.message
+
+
 def test_a_base_model_refuses_conversations_and_points_to_completions() -> None:
     request = replace(REQUEST, prompt=ChatPrompt((Message("user", "hi"),)))
     with pytest.raises(MeshError, match="/v1/completions") as refused:
@@ -117,6 +168,8 @@ def test_defaults_are_read_from_the_checkpoint(
         *(("temperature", value) for value in ("warm", -1, 5.0)),
         *(("top_p", value) for value in (0, 1.5)),
         *(("top_k", value) for value in (-2, 10**30)),
+        *(("min_p", value) for value in (-0.1, 1.5)),
+        *(("repetition_penalty", value) for value in (0, 2.5)),
         *(("eos_token_id", value) for value in (158326, -1, [158326, 158332])),
     ],
 )

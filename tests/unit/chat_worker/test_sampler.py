@@ -136,7 +136,8 @@ def test_any_mixture_of_parameters_equals_the_definition(data: st.DataObject) ->
 def test_sampled_frequencies_follow_the_distribution(top_p: float) -> None:
     logits = torch.tensor([2.0, -9.0, 1.0, 0.0, -1.0])
     draws = 20_000
-    rows = [Row(replace(RANDOM, seed=5, top_p=top_p), [0] * position, 0) for position in range(draws)]
+    sampling = replace(RANDOM, seed=5, top_p=top_p)
+    rows = [Row(sampling, range(position), 0) for position in range(draws)]
     counts = torch.bincount(torch.tensor(token_ids(sample(logits.repeat(draws, 1), rows))), minlength=5)
     kept = torch.tensor([True, top_p == 1, True, True, top_p == 1])  # 0.64, 0.24 and 0.09 cross 0.9
     expected = (logits.masked_fill(~kept, -math.inf).softmax(-1) * draws)[kept]

@@ -748,7 +748,7 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """One entry per prompt token, when asked for; on the first piece of answer 0. The first token has no log-probability: its entry is empty."""
+        """One entry per prompt token, when asked for; on the first piece of answer 0. The first token has no log-probability: its entry holds the token alone."""
 
     def __init__(
         self,
