@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshkit.errors import MeshError
@@ -209,6 +209,7 @@ async def test_several_answers_are_told_apart_and_counted_together() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text()), stopped=st.booleans())
 async def test_streamed_texts_add_up_to_the_whole_answer(texts: list[str], stopped: bool) -> None:
     reason = chat_pb2.FINISH_REASON_STOP if stopped else chat_pb2.FINISH_REASON_LENGTH
