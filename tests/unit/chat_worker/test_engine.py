@@ -294,3 +294,54 @@ def test_n_answers_share_the_blocks_of_their_prompt(max_tokens: int) -> None:
     bench.finish()
     assert bench.scheduler.batch.num_preemptions == 0
     assert [len(bench.sink.tokens(request, index)) for index in range(3)] == [max_tokens] * 3
+
+
+def test_bulk_gives_its_place_and_its_blocks_to_an_interactive_request() -> None:
+    for limits in ({"max_running": 1}, {"num_blocks": 8}):
+        bench = Bench(**limits)
+        bulk, urgent = Job(b"bulk" * 4, max_tokens=12, priority=Priority.BULK), Job(b"now!" * 4, max_tokens=3)
+        bench.add(0, bulk)
+        bench.step()
+        bench.add(1, urgent)
+        bench.finish()
+        order = [request_id for step in bench.runner.steps for request_id, _ in step]
+        assert order[1] == 1
+        assert bench.sink.tokens(RequestId(0)) == expected_tokens(bulk)
+        assert bench.sink.tokens(RequestId(1)) == expected_tokens(urgent)
+
+
+def test_an_interactive_request_waits_for_another_and_for_bulk_that_would_not_help() -> None:
+    bench = Bench(num_blocks=12)
+    bench.add(0, Job(b"interactive, and long", max_tokens=8))
+    bench.add(1, Job(b"bulk", priority=Priority.BULK))
+    bench.step()
+    bench.add(2, Job(b"waits, and is long too, so", max_tokens=8))
+    bench.step()
+    assert [len(step) for step in bench.runner.steps] == [2, 2]
+    assert bench.scheduler.batch.num_preemptions == 0
+
+
+def test_bulk_ends_although_interactive_requests_never_stop_coming() -> None:
+    bench = Bench(max_running=2)
+    bulk = bench.add(0, Job(b"bulk", max_tokens=20, priority=Priority.BULK))
+    for number in range(1, 200):
+        bench.add(number, Job(b"quick", max_tokens=4))
+        bench.step()
+        bench.step()
+        if bench.sink.is_finished(bulk):
+            break
+    assert bench.sink.is_finished(bulk)
+    assert len(bench.scheduler.batch.waiting) > 0
+
+
+def test_a_long_prompt_does_not_stall_running_streams() -> None:
+    bench = Bench(max_step_tokens=2048, num_blocks=2048)
+    streams = [bench.add(number, Job(bytes([number]), max_tokens=100)) for number in range(4)]
+    for _ in range(10):
+        bench.step()
+    before = [len(bench.sink.tokens(stream)) for stream in streams]
+    bench.add(9, Job(b"long" * 300, max_tokens=1))
+    bench.step()
+    bench.step()
+    assert [len(bench.sink.tokens(stream)) for stream in streams] == [count + 2 for count in before]
+    assert max(dict(bench.runner.steps[-1]).values()) < 1200
