@@ -38,7 +38,7 @@ class Batch:
     def let_in(self) -> Sequence | None:
         """Let the sequence in that is next, if there is room, and give it room for all it has to compute."""
         sequence = self.waiting.head()
-        if sequence is None:
+        if sequence is None or not self._has_place(sequence):
             return None
         self._blocks.attach(sequence)
         if not self._has_room(sequence) and not self._bulk_gives_way(sequence):
@@ -81,6 +81,13 @@ class Batch:
         assert len(self.running) <= self._max_running
         assert self.waiting.num_tokens == sum(len(sequence.token_ids) for sequence in self.waiting)
         self._blocks.check_integrity(self.running)
+
+    def _has_place(self, sequence: Sequence) -> bool:
+        """Whether a place is free or may be taken from a bulk sequence: cheaper to find out than room."""
+        may_take = sequence.priority is Priority.INTERACTIVE
+        return len(self.running) < self._max_running or (
+            may_take and any(other.priority is Priority.BULK for other in self.running)
+        )
 
     def _has_room(self, sequence: Sequence) -> bool:
         # room for all of it and one more, or it would be preempted before its first token
