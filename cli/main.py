@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.failures import shown_failures
-from cli.options import UpWords
+from cli.options import CHAT_DTYPES, UpWords
 from mesh.state import StateFolder, default_state_folder
 
 app = typer.Typer(
@@ -38,7 +38,9 @@ def up(
         list[str] | None, typer.Option(help="ID=KIND:PATH, one more model; may be repeated. KIND: chat.")
     ] = None,
     served_model_name: Annotated[list[str] | None, typer.Option(help="chat=ID, the id of --chat-model.")] = None,
-    chat_dtype: Annotated[str, typer.Option(help="Number format of the chat models' weights: fp32.")] = "fp32",
+    chat_dtype: Annotated[
+        str, typer.Option(help=f"Number format of the chat models' weights: {', '.join(CHAT_DTYPES)}.")
+    ] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens; default: the model's.")
     ] = None,

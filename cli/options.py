@@ -13,6 +13,7 @@ from mesh.plan import Model, Options
 
 DEFAULT_CHAT_ID: Final = "zhinao-chat"
 KINDS: Final = ("chat", "embed", "rerank")
+CHAT_DTYPES: Final = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
 _MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")  # safe in a header, a URL, a label and a shell
 
 
@@ -40,8 +41,8 @@ class WantedModel:
 
 def wanted_models(words: UpWords) -> list[WantedModel]:
     """The chat models to serve; the first is the default one. Raises UsageFailure."""
-    if words.chat_dtype != "fp32":
-        raise UsageFailure(f"not available yet: --chat-dtype {words.chat_dtype} (only fp32)")
+    if words.chat_dtype not in CHAT_DTYPES:
+        raise UsageFailure(f"--chat-dtype {words.chat_dtype}: expected one of {', '.join(CHAT_DTYPES)}")
     chat_id = _served_chat_id(words.served_model_names)
     wanted = [_parse_model(text) for text in words.models]
     if words.chat_model is not None or not wanted:

@@ -108,12 +108,20 @@ def fetch_demo_weights() -> None:
         raise SetupError(f"fetching the demo weights failed with exit code {code}; see above")
 
 
+def build_native() -> None:
+    """Compile the CPU fast path for this machine, unless that is done; without it plain torch serves, slowly."""
+    command = [VENV / "bin" / "python", "-m", "modelkit.native.build"]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        say("setup: the CPU fast path could not be compiled (see above): models will run on plain torch, slowly")
+
+
 def main() -> int:
     """Set everything up; safe to run again, quick if nothing is to do."""
     try:
         check_python()
         if not is_installed():
             install()
+        build_native()
         fetch_demo_weights()
     except (SetupError, subprocess.CalledProcessError, OSError) as error:
         say(f"setup: {error}")

@@ -1,6 +1,6 @@
 """Decides how a checkpoint folder becomes a decoder, or why it cannot; knows no file formats."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -91,32 +91,29 @@ def load_decoder(folder: Path, dtype: str = "fp32") -> Decoder:
     checkpoint = Checkpoint.open(folder)
     with torch.device("meta"):
         decoder = Decoder(checkpoint.config)
-    decoder.load_state_dict(_parameters(checkpoint, DTYPES[dtype]), assign=True)
+    weights = {name: nn.Parameter(tensor.to(DTYPES[dtype])) for name, tensor in parameters(checkpoint)}
+    if checkpoint.config.tie_word_embeddings:  # one Parameter under two names stays tied; a copy would not
+        weights["head.weight"] = weights["embed.weight"]
+    decoder.load_state_dict(weights, assign=True)
     return decoder.eval()
 
 
-def _parameters(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every parameter of the Decoder, copied out of the files."""
+def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of the Decoder by its name, copied out of the files one by one, in the dtype they are stored in.
 
-    def stack(*parts: Tensor) -> nn.Parameter:
-        return nn.Parameter(torch.cat([part.to(dtype) for part in parts]))
-
+    A tied model has no head.weight of its own.
+    """
     config, read = checkpoint.config, checkpoint.read
-    parameters = {
-        "embed.weight": stack(read("model.embed_tokens.weight")),
-        "norm.weight": stack(read("model.norm.weight")),
-    }
-    # One Parameter under two names stays tied; a copy would not.
-    parameters["head.weight"] = (
-        parameters["embed.weight"] if config.tie_word_embeddings else stack(read("lm_head.weight"))
-    )
+    yield "embed.weight", read("model.embed_tokens.weight").clone()
     for layer in range(config.num_layers):
         target, source = f"layers.{layer}", f"model.layers.{layer}"
         for name, parts in _LAYER_PARTS.items():
-            parameters[f"{target}.{name}"] = stack(*(read(f"{source}.{part}") for part in parts))
-        parameters[f"{target}.qkv.weight"] = stack(*checkpoint.qkv(layer, "weight"))
+            yield f"{target}.{name}", torch.cat([read(f"{source}.{part}") for part in parts])
+        yield f"{target}.qkv.weight", torch.cat(checkpoint.qkv(layer, "weight"))
         if config.qkv_bias:
-            parameters[f"{target}.qkv.bias"] = stack(*checkpoint.qkv(layer, "bias"))
+            yield f"{target}.qkv.bias", torch.cat(checkpoint.qkv(layer, "bias"))
         if config.o_bias:
-            parameters[f"{target}.o.bias"] = stack(read(f"{source}.self_attn.o_proj.bias"))
-    return dict(parameters)
+            yield f"{target}.o.bias", read(f"{source}.self_attn.o_proj.bias").clone()
+    yield "norm.weight", read("model.norm.weight").clone()
+    if not config.tie_word_embeddings:
+        yield "head.weight", read("lm_head.weight").clone()

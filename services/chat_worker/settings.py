@@ -1,10 +1,11 @@
 """Everything the chat worker reads from its environment."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from modelkit.precision import Precision
 
 
 class ChatSettings(BaseSettings):
@@ -14,8 +15,10 @@ class ChatSettings(BaseSettings):
 
     model_id: str = Field(default="zhinao-chat", description="Served model id.")
     model_path: Path = Field(description="Checkpoint folder.")
-    dtype: Literal["fp32", "fp16", "bf16"] = Field(
-        default="fp32", description="Precision of weights and arithmetic; fp16 and bf16 need a GPU."
+    dtype: Precision = Field(
+        default=Precision.AUTO,
+        description="Number format of the weights: auto, fp32, fp16, bf16, int8 or int4; auto is int8 where the C++ "
+        "step computes, bf16 on a GPU, else fp32. A GPU takes no int8 or int4.",
     )
     max_model_len: int | None = Field(
         default=None, gt=1, description="Window in tokens, prompt and answer together; the checkpoint's own if unset."

@@ -4,12 +4,10 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from modelkit.chat_template import load_chat_template
-from modelkit.checkpoint import DTYPES, load_decoder
 from modelkit.config import DecoderConfig, read_config
-from modelkit.devices import best_device, fitting_block_len, free_bytes, paged_model
+from modelkit.devices import best_device, fitting_block_len, free_bytes
+from modelkit.precision import kv_bytes_per_token, load_weights
 from modelkit.tokenizer import Tokenizer, load_tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.detok import Detokenizer
@@ -80,13 +78,11 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         )
     defaults = GenerationDefaults.read(folder, tokenizer)
     template = load_chat_template(folder, tokenizer)
-    if device.type == "cpu" and settings.dtype != "fp32":
-        raise ValueError(f"dtype is {settings.dtype}, but without a GPU it must be fp32")
-    decoder = load_decoder(folder, settings.dtype).to(device)
     block_len = fitting_block_len(settings.block_len, device)
-    num_blocks = _num_blocks(settings, config, block_len, device, max_model_len)
-    model = paged_model(
-        decoder,
+    weights = load_weights(folder, settings.dtype, device, block_len)
+    block_bytes = kv_bytes_per_token(config, weights.kv_dtype) * block_len
+    num_blocks = _num_blocks(settings.kv_windows, -(-max_model_len // block_len), block_bytes, free_bytes(device))
+    model = weights.with_cache(
         num_blocks=num_blocks,
         block_len=block_len,
         max_batch=settings.max_running,
@@ -108,8 +104,8 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         speculate=settings.speculate,
     )
     log.info(
-        "%s loaded from %s on %s: window %d tokens, KV cache %d blocks of %d tokens",
-        *(settings.model_id, folder.name, device, max_model_len, num_blocks, block_len),
+        "%s loaded from %s in %s, computed by %s: window %d tokens, KV cache %d blocks of %d tokens",
+        *(settings.model_id, folder.name, weights.precision, weights.computed_by, max_model_len, num_blocks, block_len),
     )
     engine = Engine(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
     return ChatWorker(tokenizer, prompts, EngineLoop(engine), num_blocks, block_len)
@@ -122,17 +118,12 @@ def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:
     return asked or longest
 
 
-def _num_blocks(
-    settings: ChatSettings, config: DecoderConfig, block_len: int, device: torch.device, max_model_len: int
-) -> int:
+def _num_blocks(kv_windows: int, window_blocks: int, block_bytes: int, free: int) -> int:
     """As many windows as asked for, but no more than the free memory allows; at least one, or ValueError."""
-    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * DTYPES[settings.dtype].itemsize
-    block_bytes = token_bytes * block_len
-    window_blocks = -(-max_model_len // block_len)
-    affordable_bytes = int(free_bytes(device) * _KV_MEMORY_SHARE)
+    affordable_bytes = int(free * _KV_MEMORY_SHARE)
     if window_blocks * block_bytes > affordable_bytes:
         raise ValueError(
-            f"the KV cache of one window of {max_model_len} tokens takes {window_blocks * block_bytes} bytes, "
+            f"the KV cache of one window of {window_blocks} blocks takes {window_blocks * block_bytes} bytes, "
             f"but only {affordable_bytes} are to spare: choose a smaller max_model_len"
         )
-    return min(settings.kv_windows * window_blocks, affordable_bytes // block_bytes)
+    return min(kv_windows * window_blocks, affordable_bytes // block_bytes)

@@ -19,7 +19,7 @@ DEFAULTS = UpWords(
     chat_model=None,
     models=[],
     served_model_names=[],
-    chat_dtype="fp32",
+    chat_dtype="auto",
     max_model_len=None,
     replicas="chat=1",
 )
@@ -58,7 +58,6 @@ def test_no_chat_replicas_leave_chat_out() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"chat_dtype": "bf16"},
         {"replicas": "chat=2"},
         {"replicas": "chat=1,embed=1"},
         {"models": ["e=embed:/e"]},
@@ -125,7 +124,7 @@ def test_a_source_that_is_neither_folder_nor_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["up", "--chat-dtype", "int4"], 2, "zhinao: not available yet: --chat-dtype int4"),
+        (["up", "--chat-dtype", "int3"], 2, "zhinao: --chat-dtype int3: expected one of auto, fp32"),
         (["up", "--chat-model", "/no/such/folder"], 2, "neither a folder"),
         (["up", "--chat-model", "~nobody-is-called-so/x"], 2, "neither a folder"),
         (["up", "--port", "0"], 2, "--port"),

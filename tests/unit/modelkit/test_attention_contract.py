@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from modelkit.attention import Attention, CausalAttention
 from modelkit.config import DecoderConfig
+from modelkit.decoder import Decoder
 from modelkit.flash import FlashAttention
+from modelkit.native.build import available
+from modelkit.native.library import open_library
+from modelkit.native.model import NativeDecoder, NativeWeights
+from modelkit.native.packing import Format
 from modelkit.paged import KVPool, PagedAttention, Segment, Step
 from tests.fakes import flash_attn
 from tests.fixtures.tiny_decoder import tiny_config
@@ -18,11 +24,39 @@ from tests.fixtures.tiny_decoder import tiny_config
 TOLERANCE = 1e-5  # fp32, inputs of unit variance
 NUM_LAYERS = 2
 
-# name: how it is made for a step, and the block length it is tried with
-IMPLEMENTATIONS: dict[str, tuple[Callable[[KVPool, Step], Attention], int]] = {
-    "sdpa": (PagedAttention, 16),
-    "flash-attn": (partial(FlashAttention, kernels=flash_attn), 256),
-}
+
+@dataclass(frozen=True)
+class Implementation:
+    """block_len: what it is tried with. make_cache: an empty cache of 16 blocks. attention: a step's over it."""
+
+    block_len: int
+    make_cache: Callable[[DecoderConfig, int], Any]
+    attention: Callable[[Any, Step], Attention]
+
+
+def make_pool(config: DecoderConfig, block_len: int) -> KVPool:
+    pool = KVPool(config, num_blocks=16, block_len=block_len, like=torch.empty(0))
+    pool.keys.fill_(torch.nan)  # what nobody wrote must not be read
+    pool.values.fill_(torch.nan)
+    return pool
+
+
+def make_native(config: DecoderConfig, block_len: int, *, name: str) -> NativeDecoder:
+    weights = NativeWeights.build(config, Decoder(config).named_parameters(), Format.FP32)
+    cache = NativeDecoder(weights, num_blocks=16, block_len=block_len, library=open_library(name))
+    cache.keys.fill_(torch.nan)
+    cache.values.fill_(torch.nan)
+    return cache
+
+
+def native_attention(cache: NativeDecoder, step: Step) -> Attention:
+    return lambda layer, q, k, v: cache.attend(layer, step, q, k, v)
+
+
+IMPLEMENTATIONS = {
+    "sdpa": Implementation(16, make_pool, PagedAttention),
+    "flash-attn": Implementation(256, make_pool, partial(FlashAttention, kernels=flash_attn)),
+} | {f"native {name}": Implementation(32, partial(make_native, name=name), native_attention) for name in available()}
 
 Steps = list[dict[str, int]]  # the new tokens of each sequence, step by step
 
@@ -60,22 +94,13 @@ def make_sequence(config: DecoderConfig, length: int, block_ids: list[int], seed
     return Sequence(q, k, v, block_ids)
 
 
-def make_pool(config: DecoderConfig, block_len: int) -> KVPool:
-    pool = KVPool(config, num_blocks=16, block_len=block_len, like=torch.empty(0))
-    pool.keys.fill_(torch.nan)  # what nobody wrote must not be read
-    pool.values.fill_(torch.nan)
-    return pool
-
-
-def run_step(
-    attention: Callable[[KVPool, Step], Attention], pool: KVPool, parts: list[tuple[Sequence, int, int]]
-) -> None:
+def run_step(implementation: Implementation, cache: object, parts: list[tuple[Sequence, int, int]]) -> None:
     """Compute (sequence, start, new tokens) together and compare each token in each layer with the oracle."""
     segments = [
-        Segment([0] * new, start, sequence.block_ids[: -(-(start + new) // pool.block_len)])
+        Segment([0] * new, start, sequence.block_ids[: -(-(start + new) // implementation.block_len)])
         for sequence, start, new in parts
     ]
-    attend = attention(pool, Step.build(segments))
+    attend = implementation.attention(cache, Step.build(segments))
     for layer in range(NUM_LAYERS):
         new_rows = [
             torch.cat([getattr(sequence, name)[layer, start : start + new] for sequence, start, new in parts])
@@ -86,7 +111,7 @@ def run_step(
 
 
 @pytest.fixture(params=IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys())
-def implementation(request: pytest.FixtureRequest) -> tuple[Callable[[KVPool, Step], Attention], int]:
+def implementation(request: pytest.FixtureRequest) -> Implementation:
     return request.param
 
 
@@ -98,9 +123,9 @@ def config(request: pytest.FixtureRequest) -> DecoderConfig:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_each_token_sees_its_own_past_and_nothing_else(
-    implementation: tuple[Callable[[KVPool, Step], Attention], int], config: DecoderConfig, case: Callable[[int], Steps]
+    implementation: Implementation, config: DecoderConfig, case: Callable[[int], Steps]
 ) -> None:
-    attention, block_len = implementation
+    block_len = implementation.block_len
     steps = case(block_len)
     names = sorted({name for step in steps for name in step})
     sequences = {
@@ -108,22 +133,20 @@ def test_each_token_sees_its_own_past_and_nothing_else(
         for place, name in enumerate(names)
     }
     starts = dict.fromkeys(names, 0)
-    pool = make_pool(config, block_len)
+    cache = implementation.make_cache(config, block_len)
     for step in steps:
-        run_step(attention, pool, [(sequences[name], starts[name], new) for name, new in step.items()])
+        run_step(implementation, cache, [(sequences[name], starts[name], new) for name, new in step.items()])
         for name, new in step.items():
             starts[name] += new
 
 
-def test_a_block_shared_by_two_sequences_serves_both(
-    implementation: tuple[Callable[[KVPool, Step], Attention], int], config: DecoderConfig
-) -> None:
-    attention, block_len = implementation
+def test_a_block_shared_by_two_sequences_serves_both(implementation: Implementation, config: DecoderConfig) -> None:
+    block_len = implementation.block_len
     first = make_sequence(config, block_len + 9, [7, 2], seed=1)
     other = make_sequence(config, block_len + 5, [7, 11], seed=2)
     for name in "kv":  # the same tokens, so the same keys and values
         getattr(other, name)[:, :block_len] = getattr(first, name)[:, :block_len]
-    pool = make_pool(config, block_len)
-    run_step(attention, pool, [(first, 0, block_len + 8)])
-    run_step(attention, pool, [(other, block_len, 4), (first, block_len + 8, 1)])
-    run_step(attention, pool, [(other, block_len + 4, 1)])
+    cache = implementation.make_cache(config, block_len)
+    run_step(implementation, cache, [(first, 0, block_len + 8)])
+    run_step(implementation, cache, [(other, block_len, 4), (first, block_len + 8, 1)])
+    run_step(implementation, cache, [(other, block_len + 4, 1)])

@@ -1,0 +1,192 @@
+// One step of the decoder. Compiled once for each instruction set into a library of its own, so that no function
+// made for one processor is ever linked into the code for another.
+#include <exception>
+
+#include "attention.h"
+
+namespace {
+
+struct Scratch {
+    std::vector<float> hidden, heads, cosines, sines;
+    Activations normed, mixed, inner, last;
+};
+
+class Decoder {
+public:
+    Decoder(const Model& model, const Cache& cache, const Step& step, Scratch& scratch)
+        : model_(model), cache_(cache), step_(step), s_(scratch), attention_(model, cache, step), pool_(Pool::get()) {
+        const Layer& layer = model.layers[0];
+        width_ = layer.qkv.columns;
+        heads_width_ = layer.qkv.rows;
+        Activations::grow(s_.hidden, step.num_tokens * width_);
+        Activations::grow(s_.heads, step.num_tokens * heads_width_);
+        Activations::grow(s_.cosines, step.num_tokens * model.head_dim / 2);
+        Activations::grow(s_.sines, step.num_tokens * model.head_dim / 2);
+        s_.normed.reserve(layer.qkv, step.num_tokens);
+        s_.mixed.reserve(layer.o, step.num_tokens);
+        s_.inner.reserve(layer.down, step.num_tokens);
+        s_.last.reserve(model.head, step.num_rows);
+    }
+
+    void run() {
+        pool_.run([this] {
+            pool_.each(step_.num_tokens, 8, [this](int64_t begin, int64_t end) { begin_tokens(begin, end); });
+            for (int64_t index = 0; index < model_.num_layers; index++) attend(index), feed(model_.layers[index]);
+            pool_.each(step_.num_rows, 1, [this](int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; i++) norm(&s_.hidden[step_.rows[i] * width_], model_.norm, s_.last, i);
+            });
+            pool_.each(model_.head.rows / PANEL, 4, [this](int64_t begin, int64_t end) {
+                multiply(model_.head, s_.last, step_.num_rows, begin, end, {step_.logits + begin * PANEL, model_.head.rows, false});
+            });
+        });
+    }
+
+    // Attention of one layer over heads that are given; see Heads.
+    void attend_only(const Heads& heads) {
+        int64_t q_stride = model_.num_heads * model_.head_dim, kv_stride = model_.num_kv_heads * model_.head_dim;
+        float scale = 1 / std::sqrt(static_cast<float>(model_.head_dim));
+        for (int64_t i = 0; i < step_.num_tokens * q_stride; i++) heads.q[i] *= scale;
+        pool_.run([&] {
+            pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) { attention_.keep(heads.layer, heads.k, heads.v, kv_stride, begin, end); });
+            attention_.run(pool_, heads.layer, heads.q, q_stride);
+        });
+    }
+
+private:
+    void begin_tokens(int64_t begin, int64_t end) {
+        int64_t half = model_.head_dim / 2;
+        for (int64_t t = begin; t < end; t++) {
+            float* out = &s_.hidden[t * width_];
+            std::fill(out, out + width_, 0.0f);
+            for (int64_t i = 0; i < model_.hidden_size; i++) {
+                int64_t at = step_.token_ids[t] * model_.hidden_size + i;
+                uint16_t bits = model_.embed_format == FP32 ? 0 : static_cast<const uint16_t*>(model_.embed)[at];
+                uint32_t wide = static_cast<uint32_t>(bits) << 16;
+                if (model_.embed_format == FP32) out[i] = static_cast<const float*>(model_.embed)[at];
+                else if (model_.embed_format == FP16) out[i] = half_to_float(bits);
+                else std::memcpy(&out[i], &wide, 4);
+            }
+            for (int64_t i = 0; i < half; i++) {
+                float angle = static_cast<float>(step_.positions[t]) * model_.frequencies[i];
+                s_.cosines[t * half + i] = std::cos(angle), s_.sines[t * half + i] = std::sin(angle);
+            }
+        }
+    }
+
+    void norm(const float* x, const float* weight, Activations& out, int64_t row) {
+        F squares = zero();
+        for (int64_t i = 0; i < width_; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+        float scale = 1 / std::sqrt(sum(squares) / static_cast<float>(model_.hidden_size) + static_cast<float>(model_.norm_eps));
+        float block[BLOCK];
+        for (int64_t b = 0; b < width_ / BLOCK; b++) {
+            for (int i = 0; i < BLOCK; i += LANES)
+                store(block + i, mul(load(weight + b * BLOCK + i), mul(load(x + b * BLOCK + i), all(scale))));
+            out.put(row, b, block);
+        }
+    }
+
+    void norm_all(const float* weight) {
+        pool_.each(step_.num_tokens, 1, [=, this](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) norm(&s_.hidden[t * width_], weight, s_.normed, t);
+        });
+    }
+
+    void attend(int64_t index) {
+        const Layer& layer = model_.layers[index];
+        norm_all(layer.input_norm);
+        pool_.each(heads_width_ / PANEL, 2, [&](int64_t begin, int64_t end) {
+            multiply(layer.qkv, s_.normed, step_.num_tokens, begin, end, {&s_.heads[begin * PANEL], heads_width_, false});
+        });
+        int64_t q_width = model_.num_heads * model_.head_dim, kv_width = model_.num_kv_heads * model_.head_dim;
+        pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) turn(t);
+            attention_.keep(index, &s_.heads[q_width], &s_.heads[q_width + kv_width], heads_width_, begin, end);
+        });
+        attention_.run(pool_, index, s_.heads.data(), heads_width_);
+        pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++)
+                for (int64_t b = 0; b < layer.o.columns / BLOCK; b++) s_.mixed.put(t, b, &s_.heads[t * heads_width_ + b * BLOCK]);
+        });
+        add_product(layer.o, s_.mixed);
+    }
+
+    // Rotary embedding of a token's queries and keys; queries take attention's scale along.
+    void turn(int64_t t) {
+        int64_t half = model_.head_dim / 2;
+        const float *cosines = &s_.cosines[t * half], *sines = &s_.sines[t * half];
+        float scale = 1 / std::sqrt(static_cast<float>(model_.head_dim));
+        for (int64_t head = 0; head < model_.num_heads + model_.num_kv_heads; head++) {
+            float *x = &s_.heads[t * heads_width_ + head * 2 * half], factor = head < model_.num_heads ? scale : 1;
+            for (int64_t i = 0; i < half; i++) {
+                float a = x[i], b = x[i + half];
+                x[i] = (a * cosines[i] - b * sines[i]) * factor;
+                x[i + half] = (b * cosines[i] + a * sines[i]) * factor;
+            }
+        }
+    }
+
+    // SwiGLU: four panels hold the gate of 32 inner values and then their up.
+    void feed(const Layer& layer) {
+        norm_all(layer.post_norm);
+        pool_.each(layer.gate_up.rows / (2 * BLOCK), 1, [&](int64_t begin, int64_t end) {
+            thread_local std::vector<float> both;
+            Activations::grow(both, step_.num_tokens * 2 * BLOCK);
+            for (int64_t b = begin; b < end; b++) {
+                multiply(layer.gate_up, s_.normed, step_.num_tokens, 4 * b, 4 * b + 4, {both.data(), 2 * BLOCK, false});
+                for (int64_t t = 0; t < step_.num_tokens; t++) gate(&both[t * 2 * BLOCK], t, b);
+            }
+        });
+        add_product(layer.down, s_.inner);
+    }
+
+    void gate(const float* both, int64_t t, int64_t b) {
+        float block[BLOCK];
+        for (int i = 0; i < BLOCK; i += LANES) {
+            F x = load(both + i);
+            store(block + i, mul(div(x, add(all(1), exp(sub(zero(), x)))), load(both + BLOCK + i)));
+        }
+        s_.inner.put(t, b, block);
+    }
+
+    void add_product(const Linear& weights, const Activations& a) {
+        pool_.each(weights.rows / PANEL, 2, [&](int64_t begin, int64_t end) {
+            multiply(weights, a, step_.num_tokens, begin, end, {&s_.hidden[begin * PANEL], width_, true});
+        });
+    }
+
+    const Model& model_;
+    const Cache& cache_;
+    const Step& step_;
+    Scratch& s_;
+    Attention attention_;
+    Pool& pool_;
+    int64_t width_, heads_width_;
+};
+
+Scratch scratch;
+
+}  // namespace
+
+template <class Work>
+int guarded(Work work) {
+    try {
+        work();
+        return 0;
+    } catch (const std::exception&) {  // memory ran out; nothing else throws
+        return 1;
+    }
+}
+
+extern "C" {
+
+void zhinao_set_threads(int threads) { Pool::resize(threads); }
+
+// Returns 0, or 1 if there was not enough memory.
+int zhinao_step(const Model* model, const Cache* cache, const Step* step) {
+    return guarded([=] { Decoder(*model, *cache, *step, scratch).run(); });
+}
+
+int zhinao_attend(const Model* model, const Cache* cache, const Step* step, const Heads* heads) {
+    return guarded([=] { Decoder(*model, *cache, *step, scratch).attend_only(*heads); });
+}
+}

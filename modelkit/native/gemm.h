@@ -1,0 +1,196 @@
+// Products of activations with packed weights. Each result is summed in one order, whatever else is computed beside
+// it: a row's values do not depend on its batch.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "api.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int PANEL = 16, BLOCK = 32, PARTS = PANEL / LANES;
+
+// The left side of a product, (rows, columns): floats, or for INT8 and INT4 weights int8 blocks of 32 with a scale
+// and the sum of their integers.
+struct Activations {
+    int64_t columns = 0;
+    bool quantised = false;
+    std::vector<float> values, scales;
+    std::vector<int8_t> bytes;
+    std::vector<int32_t> sums;
+
+    void reserve(const Linear& weights, int64_t rows) {
+        columns = weights.columns;
+        quantised = weights.format >= INT8;
+        size_t size = static_cast<size_t>(rows * columns);
+        if (!quantised) grow(values, size);
+        if (quantised) grow(bytes, size), grow(scales, size / BLOCK), grow(sums, size / BLOCK);
+    }
+
+    template <class T>
+    static void grow(std::vector<T>& v, size_t size) {
+        if (v.size() < size) v.resize(size);
+    }
+
+    // Take 32 values as one block of a row.
+    void put(int64_t row, int64_t block, const float* x) {
+        int64_t at = row * columns / BLOCK + block;
+        if (!quantised) {
+            std::memcpy(&values[at * BLOCK], x, BLOCK * sizeof(float));
+            return;
+        }
+        F largest = zero();
+        for (int i = 0; i < BLOCK; i += LANES) largest = max(largest, abs(load(x + i)));
+        float size = highest(largest);
+        F inverse = all(size > 0 ? 127 / size : 0);
+        int8_t* out = &bytes[at * BLOCK];
+        F total = zero();
+        for (int i = 0; i < BLOCK; i += LANES) {
+            F whole = round(mul(load(x + i), inverse));
+            total = add(total, whole);
+            store_bytes(out + i, whole);
+        }
+        scales[at] = size / 127;
+        sums[at] = static_cast<int32_t>(sum(total));
+    }
+};
+
+inline const char* panel_data(const Linear& w, int64_t vector, int64_t panel_bytes, int lane_bytes) {
+    return static_cast<const char*>(w.data) + vector / PARTS * panel_bytes + vector % PARTS * LANES * lane_bytes;
+}
+
+template <Format FORMAT>
+inline F load_weights(const char* p) {
+    if constexpr (FORMAT == FP32) return load(reinterpret_cast<const float*>(p));
+    if constexpr (FORMAT == FP16) return load_half(reinterpret_cast<const uint16_t*>(p));
+    return load_bfloat(reinterpret_cast<const uint16_t*>(p));
+}
+
+// Sums of M rows with V vectors of weight rows, floating point weights.
+template <Format FORMAT, int M, int V>
+inline void dot_floats(const Linear& w, const Activations& a, int64_t row, int64_t vector, F (&out)[M][V]) {
+    constexpr int BYTES = FORMAT == FP32 ? 4 : 2;
+    const char* p[V];
+    for (int v = 0; v < V; v++) p[v] = panel_data(w, vector + v, w.columns * PANEL * BYTES, BYTES);
+    const float* x = &a.values[row * a.columns];
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < w.columns; k++) {
+        F weights[V];
+        for (int v = 0; v < V; v++) weights[v] = load_weights<FORMAT>(p[v] + k * PANEL * BYTES);
+        for (int m = 0; m < M; m++) {
+            F value = all(x[m * a.columns + k]);
+            for (int v = 0; v < V; v++) out[m][v] = fma(weights[v], value, out[m][v]);
+        }
+    }
+}
+
+// The same with integer weights: exact within a block, then scaled.
+template <Format FORMAT, int M, int V>
+inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64_t vector, F (&out)[M][V]) {
+    constexpr int GROUP = 4 * PANEL, BLOCK_BYTES = FORMAT == INT8 ? 8 * GROUP : 4 * GROUP;
+    int64_t blocks = w.columns / BLOCK;
+    const char* p[V];
+    for (int v = 0; v < V; v++) p[v] = panel_data(w, vector + v, blocks * BLOCK_BYTES, 4);
+    for (int64_t b = 0; b < blocks; b++) {
+        const int8_t* x = &a.bytes[row * a.columns + b * BLOCK];
+        int64_t at = row * blocks + b;
+        I acc[M][V];
+        for (int m = 0; m < M; m++)
+            for (int v = 0; v < V; v++) acc[m][v] = FORMAT == INT8 ? begin8(a.sums[at + m * blocks]) : begin4();
+        if constexpr (FORMAT == INT8) {
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; g++) {
+                W weights[V];
+                for (int v = 0; v < V; v++) weights[v] = weights8(reinterpret_cast<const int8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP));
+                for (int m = 0; m < M; m++)
+                    for (int v = 0; v < V; v++) acc[m][v] = dot8(acc[m][v], weights[v], x + m * a.columns + 4 * g);
+            }
+        } else {
+#pragma GCC unroll 4
+            for (int g = 0; g < 4; g++) {  // a byte holds a weight of group g and one of group g + 4
+                W low[V], high[V];
+                for (int v = 0; v < V; v++) weights4(reinterpret_cast<const uint8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP), low[v], high[v]);
+                for (int m = 0; m < M; m++)
+                    for (int v = 0; v < V; v++) {
+                        acc[m][v] = dot4(acc[m][v], low[v], x + m * a.columns + 4 * g);
+                        acc[m][v] = dot4(acc[m][v], high[v], x + m * a.columns + 4 * g + 16);
+                    }
+            }
+        }
+        for (int v = 0; v < V; v++) {
+            int64_t scale_at = ((vector + v) / PARTS * blocks + b) * PANEL + (vector + v) % PARTS * LANES;
+            F scale = load_half(w.scales + scale_at);
+            for (int m = 0; m < M; m++) {
+                float factor = a.scales[at + m * blocks];
+                F whole = FORMAT == INT8 ? end8(acc[m][v]) : end4(acc[m][v]);
+                out[m][v] = fma(whole, mul(scale, all(factor)), out[m][v]);
+                if constexpr (FORMAT == INT4)
+                    out[m][v] = fma(load_half(w.minima + scale_at), all(factor * static_cast<float>(a.sums[at + m * blocks])), out[m][v]);
+            }
+        }
+    }
+}
+
+// Where a product goes: (rows, stride); with accumulate it is added to what is there.
+struct Output {
+    float* values;
+    int64_t stride;
+    bool accumulate;
+};
+
+template <Format FORMAT, int M, int V>
+void tile(const Linear& w, const Activations& a, int64_t row, int64_t vector, const Output& out, int64_t column) {
+    F sums[M][V];
+    for (int m = 0; m < M; m++)
+        for (int v = 0; v < V; v++) sums[m][v] = w.bias ? load(w.bias + (vector + v) * LANES) : zero();
+    if constexpr (FORMAT >= INT8) dot_blocks<FORMAT, M, V>(w, a, row, vector, sums);
+    else dot_floats<FORMAT, M, V>(w, a, row, vector, sums);
+    for (int m = 0; m < M; m++)
+        for (int v = 0; v < V; v++) {
+            float* p = out.values + (row + m) * out.stride + column + v * LANES;
+            store(p, out.accumulate ? add(load(p), sums[m][v]) : sums[m][v]);
+        }
+}
+
+template <Format FORMAT, int V, int M>
+void tile_of(int64_t rows, const Linear& w, const Activations& a, int64_t row, int64_t vector, const Output& out, int64_t column) {
+    if constexpr (M > 1)
+        if (rows < M) return tile_of<FORMAT, V, M - 1>(rows, w, a, row, vector, out, column);
+    tile<FORMAT, M, V>(w, a, row, vector, out, column);
+}
+
+template <Format FORMAT>
+void multiply_as(const Linear& w, const Activations& a, int64_t rows, int64_t first, int64_t last, const Output& out) {
+    // what stays in a core's cache while the panels pass by
+    const int64_t row_block = FORMAT >= INT8 ? 512 : 96;
+    int64_t begin = first * PARTS, end = last * PARTS;
+    for (int64_t top = 0; top < rows; top += row_block) {
+        int64_t bottom = std::min(rows, top + row_block);
+        for (int64_t v = begin; v < end;) {
+            int64_t left = end - v, width = rows <= 2 && left >= 4 ? 4 : left >= 2 ? 2 : 1, column = (v - begin) * LANES;
+            int64_t tiles = (bottom - top + TILE_ROWS - 1) / TILE_ROWS;
+            for (int64_t row = top; tiles > 0; tiles--) {
+                int64_t count = (bottom - row + tiles - 1) / tiles;  // even tiles: each reads the weights once more
+                if (width == 4) tile_of<FORMAT, 4, 2>(count, w, a, row, v, out, column);
+                else if (width == 2) tile_of<FORMAT, 2, TILE_ROWS>(count, w, a, row, v, out, column);
+                else tile_of<FORMAT, 1, TILE_ROWS>(count, w, a, row, v, out, column);
+                row += count;
+            }
+            v += width;
+        }
+    }
+}
+
+// Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
+inline void multiply(const Linear& w, const Activations& a, int64_t rows, int64_t first, int64_t last, const Output& out) {
+    switch (w.format) {
+        case FP32: return multiply_as<FP32>(w, a, rows, first, last, out);
+        case FP16: return multiply_as<FP16>(w, a, rows, first, last, out);
+        case BF16: return multiply_as<BF16>(w, a, rows, first, last, out);
+        case INT8: return multiply_as<INT8>(w, a, rows, first, last, out);
+        default: return multiply_as<INT4>(w, a, rows, first, last, out);
+    }
+}
+
+}  // namespace

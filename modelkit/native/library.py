@@ -1,0 +1,119 @@
+"""Opens the C++ step and hands it tensors; mirrors api.h, knows no checkpoints."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_double, c_int, c_int64, c_void_p, pointer
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelkit.native.build import available, library_path
+from modelkit.paged import Step
+
+
+class LinearStruct(Structure):
+    """api.h's Linear."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("data", "scales", "minima", "bias")),
+        *((name, c_int64) for name in ("rows", "columns", "format")),
+    )
+
+
+class LayerStruct(Structure):
+    """api.h's Layer."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("input_norm", "post_norm")),
+        *((name, LinearStruct) for name in ("qkv", "o", "gate_up", "down")),
+    )
+
+
+class ModelStruct(Structure):
+    """api.h's Model."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim")),
+        ("norm_eps", c_double),
+        ("frequencies", c_void_p),
+        ("embed", c_void_p),
+        ("embed_format", c_int64),
+        ("norm", c_void_p),
+        ("layers", POINTER(LayerStruct)),
+        ("head", LinearStruct),
+    )
+
+
+class CacheStruct(Structure):
+    """api.h's Cache."""
+
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        *((n, c_int64) for n in ("num_blocks", "block_len", "is_half")),
+    )
+
+
+class StepStruct(Structure):
+    """api.h's Step."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("num_tokens", "num_sequences", "max_blocks", "num_rows")),
+        *(
+            (n, c_void_p)
+            for n in ("token_ids", "positions", "num_new", "context_lens", "block_tables", "rows", "logits")
+        ),
+    )
+
+
+class HeadsStruct(Structure):
+    """api.h's Heads."""
+
+    _fields_ = (*((name, c_void_p) for name in ("q", "k", "v")), ("layer", c_int64))
+
+
+def installed() -> list[str]:
+    """The instruction sets whose libraries are built and run here, best first."""
+    return [name for name in available() if library_path(name).exists()]
+
+
+class Library:
+    """One built library. Calls release the GIL; only one thread at a time may call."""
+
+    def __init__(self, path: Path) -> None:
+        self._functions: Any = ctypes.CDLL(str(path))
+        for function in (self._functions.zhinao_step, self._functions.zhinao_attend):
+            function.restype = c_int
+        self._functions.zhinao_set_threads(c_int(torch.get_num_threads()))
+
+    def step(self, model: ModelStruct, kv: CacheStruct, step: Step, logits: Tensor) -> None:
+        """Compute a step into logits, (rows, vocab filled up to 16) fp32. Raises MemoryError."""
+        arguments = (pointer(model), pointer(kv), pointer(_step_struct(step, logits)))
+        if self._functions.zhinao_step(*arguments) != 0:
+            raise MemoryError(f"no memory for a step of {len(step.token_ids)} tokens")
+
+    def attend(self, model: ModelStruct, kv: CacheStruct, step: Step, heads: HeadsStruct) -> None:
+        """Attention of one layer alone; the result replaces heads.q. Raises MemoryError."""
+        arguments = (pointer(model), pointer(kv), pointer(_step_struct(step, step.rows)), pointer(heads))
+        if self._functions.zhinao_attend(*arguments) != 0:
+            raise MemoryError(f"no memory for a step of {len(step.token_ids)} tokens")
+
+
+@cache
+def open_library(name: str) -> Library:
+    """The library for an instruction set, one of installed()."""
+    return Library(library_path(name))
+
+
+def address(tensor: Tensor) -> int:
+    """Where a contiguous tensor's values lie."""
+    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    return tensor.data_ptr()
+
+
+def _step_struct(step: Step, logits: Tensor) -> StepStruct:
+    tensors = (step.token_ids, step.positions, step.num_new, step.context_lens, step.block_tables, step.rows, logits)
+    sizes = (len(step.token_ids), len(step.num_new), step.block_tables.shape[1], len(step.rows))
+    return StepStruct(*sizes, *map(address, tensors))

@@ -1,0 +1,154 @@
+"""Serves a checkpoint with the C++ step; decides how its weights are stored, not what a step computes."""
+
+import ctypes
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelkit.config import DecoderConfig
+from modelkit.native.library import (
+    CacheStruct,
+    HeadsStruct,
+    LayerStruct,
+    Library,
+    LinearStruct,
+    ModelStruct,
+    address,
+    installed,
+    open_library,
+)
+from modelkit.native.packing import BLOCK, PANEL, Format, Packed, interleave_gate_up, pack
+from modelkit.paged import Step
+from modelkit.rotary import inverse_frequencies
+
+_SPAN: Final = 256  # attention.h's
+_MAX_GROUP: Final = 32  # attention.h's MAX_ROWS
+_EMBEDDINGS: Final[Mapping[Format, torch.dtype]] = MappingProxyType(
+    {Format.FP32: torch.float32, Format.FP16: torch.float16, Format.BF16: torch.bfloat16}
+)
+# How the head is stored where it is not as the layers: its errors go straight into the logits.
+_HEADS: Final[Mapping[Format, Format]] = MappingProxyType({Format.INT4: Format.INT8})
+
+
+def supports(config: DecoderConfig, block_len: int) -> bool:
+    """Whether the C++ step can compute this model: whole vectors per head and per block."""
+    whole = config.head_dim % BLOCK == 0 and block_len % BLOCK == 0 and _SPAN % block_len == 0
+    return whole and config.num_heads // config.num_kv_heads <= _MAX_GROUP
+
+
+@dataclass(slots=True)
+class NativeWeights:
+    """A checkpoint's weights as the C++ step reads them."""
+
+    config: DecoderConfig
+    format: Format
+    _layers: "ctypes.Array[LayerStruct]"
+    model: ModelStruct = field(
+        default_factory=ModelStruct
+    )  # what the library wants; valid as long as this object lives
+    _kept: list[Tensor] = field(default_factory=list[Tensor])  # what the structs point to
+
+    @classmethod
+    def build(cls, config: DecoderConfig, parameters: Iterable[tuple[str, Tensor]], form: Format) -> Self:
+        """Store a Decoder's parameters, given by name in any order; each is let go before the next is asked for."""
+        weights = cls(config, form, (LayerStruct * config.num_layers)())
+        weights.model = ModelStruct(
+            *(config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim),
+            norm_eps=config.norm_eps,
+            frequencies=weights._keep(inverse_frequencies(config)),
+            layers=weights._layers,
+        )
+        for name, tensor in parameters:
+            weights._take(name, tensor.detach())
+        return weights
+
+    def _take(self, name: str, tensor: Tensor) -> None:
+        match name.split("."):
+            case ["embed", _]:
+                self._take_embedding(tensor)
+            case ["head", _]:
+                self._fill(self.model.head, pack(tensor, _HEADS.get(self.format, self.format)))
+            case ["norm", _]:
+                self.model.norm = self._norm(tensor)
+            case ["layers", index, ("input_norm" | "post_norm") as part, _]:
+                setattr(self._layers[int(index)], part, self._norm(tensor))
+            case ["layers", index, part, "bias"]:
+                getattr(self._layers[int(index)], part).bias = self._keep(
+                    F.pad(tensor.float(), (0, -len(tensor) % PANEL))
+                )
+            case ["layers", index, part, _]:
+                rows = interleave_gate_up(tensor) if part == "gate_up" else tensor
+                self._fill(getattr(self._layers[int(index)], part), pack(rows, self.format))
+            case _:
+                raise AssertionError(f"{name} is no parameter of a decoder")
+
+    def _take_embedding(self, tensor: Tensor) -> None:
+        stored = self.format if self.format in _EMBEDDINGS else Format.FP16
+        self.model.embed = self._keep(tensor.to(_EMBEDDINGS[stored]).contiguous())
+        self.model.embed_format = stored
+        if self.config.tie_word_embeddings:
+            self._take("head.weight", tensor)
+
+    def _norm(self, tensor: Tensor) -> int:
+        return self._keep(F.pad(tensor.float(), (0, -len(tensor) % BLOCK)))
+
+    def _fill(self, linear: LinearStruct, packed: Packed) -> None:
+        linear.data = self._keep(packed.data)
+        if packed.scales is not None:
+            linear.scales = self._keep(packed.scales)
+        if packed.minima is not None:
+            linear.minima = self._keep(packed.minima)
+        linear.rows, linear.columns = packed.padded_shape
+        linear.format = packed.format
+
+    def _keep(self, tensor: Tensor) -> int:
+        self._kept.append(tensor)
+        return address(tensor)
+
+
+class NativeDecoder:
+    """The CPU fast path's PagedModel. Each row's logits are the same bits whatever is computed beside it.
+
+    keys: (layers, blocks, kv_heads, head_dim, block_len); values: (layers, blocks, kv_heads, block_len, head_dim).
+    """
+
+    def __init__(
+        self, weights: NativeWeights, *, num_blocks: int, block_len: int, library: Library | None = None
+    ) -> None:
+        config = weights.config
+        self._weights = weights
+        self._library = library or open_library(installed()[0])
+        shape = (config.num_layers, num_blocks, config.num_kv_heads, block_len * config.head_dim)
+        dtype = kv_dtype(weights.format)
+        self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        is_half = dtype is torch.float16
+        self._kv = CacheStruct(address(self.keys), address(self.values), num_blocks, block_len, is_half)
+
+    def forward(self, step: Step) -> Tensor:
+        """See PagedModel."""
+        logits = torch.empty(len(step.rows), self._weights.model.head.rows)
+        self._library.step(self._weights.model, self._kv, step, logits)
+        return logits[:, : self._weights.config.vocab_size]
+
+    def attend(self, layer: int, step: Step, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One layer's attention over this cache, as an Attention of the step: for comparison with the others."""
+        q, k, v = q.float().clone(), k.float().contiguous(), v.float().contiguous()
+        self._library.attend(
+            self._weights.model, self._kv, step, HeadsStruct(address(q), address(k), address(v), layer)
+        )
+        return q
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See PagedModel."""
+        self.keys[:, target] = self.keys[:, source]
+        self.values[:, target] = self.values[:, source]
+
+
+def kv_dtype(form: Format) -> torch.dtype:
+    """How keys and values are kept beside weights of a format."""
+    return torch.float32 if form is Format.FP32 else torch.float16

@@ -1,0 +1,110 @@
+"""Lays weight matrices out for the C++ step, and back; knows no networks.
+
+Rows come in panels of 16 that are multiplied side by side, so that a vector register holds 16 results. Floats:
+(panels, columns, 16). INT8: (panels, blocks, 8, 16, 4), four neighbouring columns of a row together, a block being 32
+columns. INT4: (panels, blocks, 4, 16, 4) bytes, the low half a weight of the block's first 16 columns, the high half
+the one 16 columns on.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PANEL = 16
+BLOCK = 32
+
+
+class Format(IntEnum):
+    """How a weight is stored; the values are those of api.h."""
+
+    FP32 = 0
+    FP16 = 1
+    BF16 = 2
+    INT8 = 3
+    INT4 = 4
+
+
+_FLOATS = {Format.FP32: torch.float32, Format.FP16: torch.float16, Format.BF16: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A weight matrix of `shape` as the C++ step reads it, filled up with zeros to whole panels and blocks.
+
+    INT8 w = scale * q with q in -127..127; INT4 w = scale * q + minimum with q in 0..15. scales, minima: (panels,
+    blocks, 16) fp16.
+    """
+
+    format: Format
+    shape: tuple[int, int]
+    data: Tensor
+    scales: Tensor | None = None
+    minima: Tensor | None = None
+
+    @property
+    def padded_shape(self) -> tuple[int, int]:
+        """Rows and columns with the filling."""
+        rows, columns = self.shape
+        return -(-rows // PANEL) * PANEL, -(-columns // BLOCK) * BLOCK
+
+
+def pack(weight: Tensor, form: Format) -> Packed:
+    """Store a (rows, columns) weight in a format, rounding each block of 32 columns on its own grid."""
+    rows, columns = weight.shape
+    filled = F.pad(weight.float(), (0, -columns % BLOCK, 0, -rows % PANEL))
+    if form in _FLOATS:
+        panels = filled.to(_FLOATS[form]).view(-1, PANEL, filled.shape[1])
+        return Packed(form, (rows, columns), panels.transpose(1, 2).contiguous())
+    blocks = filled.view(-1, PANEL, filled.shape[1] // BLOCK, BLOCK)  # (panels, 16, blocks, 32)
+    if form is Format.INT8:
+        scales = (blocks.abs().amax(-1, keepdim=True) / 127).half()
+        q = _divide(blocks, scales.float()).round().clamp(-127, 127).to(torch.int8)
+        data = q.view(*q.shape[:3], 8, 4).permute(0, 2, 3, 1, 4).contiguous()
+        return Packed(form, (rows, columns), data, _per_block(scales))
+    minima = blocks.amin(-1, keepdim=True).half()
+    scales = ((blocks.amax(-1, keepdim=True) - minima.float()).clamp(min=0) / 15).half()
+    q = _divide(blocks - minima.float(), scales.float()).round().clamp(0, 15).to(torch.uint8)
+    low, high = q.view(*q.shape[:3], 2, 4, 4).unbind(3)  # each (panels, 16, blocks, 4, 4)
+    data = (low | (high << 4)).permute(0, 2, 3, 1, 4).contiguous()
+    return Packed(form, (rows, columns), data, _per_block(scales), _per_block(minima))
+
+
+def unpack(packed: Packed) -> Tensor:
+    """The (rows, columns) fp32 matrix that a packed one stands for: what the plain path computes with."""
+    rows, columns = packed.padded_shape
+    if packed.scales is None:
+        full = packed.data.float().transpose(1, 2).reshape(rows, columns)
+    else:
+        if packed.format is Format.INT8:
+            q = packed.data.permute(0, 3, 1, 2, 4).flatten(3)  # (panels, 16, blocks, 32)
+        else:
+            halves = torch.stack((packed.data & 15, packed.data >> 4), dim=2)  # (panels, blocks, 2, 4, 16, 4)
+            q = halves.permute(0, 4, 1, 2, 3, 5).flatten(3)
+        full = q.float() * _per_row(packed.scales)
+        if packed.minima is not None:
+            full += _per_row(packed.minima)
+        full = full.reshape(rows, columns)
+    return full[: packed.shape[0], : packed.shape[1]].contiguous()
+
+
+def interleave_gate_up(gate_up: Tensor) -> Tensor:
+    """Rows of a (2 inner, columns) matrix as the step wants them: 32 of the gate, then the same 32 of up, and so on."""
+    gate, up = (F.pad(half, (0, 0, 0, -half.shape[0] % BLOCK)) for half in gate_up.chunk(2))
+    return torch.stack((gate.view(-1, BLOCK, gate.shape[1]), up.view(-1, BLOCK, up.shape[1])), dim=1).flatten(0, 2)
+
+
+def _divide(x: Tensor, scales: Tensor) -> Tensor:
+    return x / scales.masked_fill(scales == 0, 1.0)
+
+
+def _per_block(values: Tensor) -> Tensor:
+    """(panels, 16, blocks, 1) as the step reads them: (panels, blocks, 16)."""
+    return values.squeeze(-1).transpose(1, 2).contiguous()
+
+
+def _per_row(values: Tensor) -> Tensor:
+    """(panels, blocks, 16) as they multiply (panels, 16, blocks, 32)."""
+    return values.float().transpose(1, 2).unsqueeze(-1)
