@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start
+.PHONY: setup up down test check proto generate help lint format bench-start bench-structured
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -42,6 +42,9 @@ generate: # the one command that writes generated code; a test runs it into a fo
 
 bench-start: setup ## measure an empty cache to the first token, and memory per process
 	@$(BIN)/python -m bench.start $(ARGS)
+
+bench-structured: setup ## answer 200 JSON schemas on the demo model and judge the answers
+	@$(BIN)/python -m bench.structured $(ARGS)
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14

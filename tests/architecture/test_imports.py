@@ -13,6 +13,7 @@ import pytest
 from tests.architecture.source_tree import PACKAGES, ROOT, modules
 
 TENSOR_CODE = {"torch", "transformers", "modelkit"}
+RUNS_THE_ENGINE = {"bench.structured"}  # a measurement inside of the worker, on purpose
 ENTRIES = sorted(ROOT.glob("model_repository/*/1/model.py"))
 
 
@@ -57,12 +58,13 @@ def test_forbidden_import_breaks_its_contract(tmp_path: Path, module: str, line:
     result = lint_imports(tmp_path)
 
     assert result.returncode == 1, result.stdout + result.stderr
-    assert any(broken in text and text.endswith("BROKEN") for text in result.stdout.splitlines()), result.stdout
+    assert any(broken in text and "BROKEN" in text for text in result.stdout.splitlines()), result.stdout
 
 
 @pytest.mark.parametrize("package", ["bench", "cli", "mesh", "meshkit", "services/gateway"])
 def test_light_package_loads_no_tensor_code(package: str) -> None:
     names = [path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path, _ in modules(package)]
+    names = [name for name in names if name not in RUNS_THE_ENGINE]
     program = f"import json, sys, {', '.join(names)}; print(json.dumps(list(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
