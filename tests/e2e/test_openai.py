@@ -92,7 +92,11 @@ def test_an_unknown_model_is_not_found(mesh: Mesh) -> None:
         ({"temperature": 3}, "temperature"),
         ({"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
         ({"max_tokens": 9000}, "max_tokens"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
+            "response_format.json_schema.schema",
+        ),
     ],
 )
 def test_bad_input_is_a_400_that_names_the_field(mesh: Mesh, fields: dict[str, Any], param: str) -> None:

@@ -1,58 +1,15 @@
 """Decides what a chat completion request may hold, and names the shape of its answers."""
 
-from typing import Annotated, Final, Literal, NotRequired, TypedDict, cast
+from typing import Annotated, Literal, NotRequired, TypedDict
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from services.gateway.openai.fields import UNSUPPORTED, Text, check_unicode, only
+from services.gateway.openai.fields import only
 from services.gateway.openai.generation import GenerationFields
+from services.gateway.openai.messages import Message
 from services.gateway.openai.scores import PromptLogprob
+from services.gateway.openai.tools import ToolCall, ToolCallDelta, ToolChoiceField, ToolDefinition
 from services.gateway.openai.usage import UsageBody
-
-ROLES: Final = ("system", "developer", "user", "assistant")
-_TOOL_ROLES: Final = ("tool", "function")
-
-
-def _known_role(role: str) -> str:
-    if role in ROLES:
-        return role
-    if role in _TOOL_ROLES:
-        raise PydanticCustomError(UNSUPPORTED, "must not be a tool: the models call none")
-    raise PydanticCustomError("role", "must be one of {roles}", {"roles": ", ".join(ROLES)})
-
-
-def _text_part(kind: str) -> str:
-    if kind != "text":
-        raise PydanticCustomError(UNSUPPORTED, "must be text: the models read nothing else")
-    return kind
-
-
-class TextPart(BaseModel):
-    """A piece of a message."""
-
-    model_config = ConfigDict(strict=True)
-
-    type: Annotated[str, AfterValidator(_text_part)]
-    text: Text
-
-
-def _to_parts(content: object) -> object:
-    if isinstance(content, str):
-        return [TextPart(type="text", text=check_unicode(content))]  # checked here: a client sent no part to name
-    if not isinstance(content, list):
-        raise PydanticCustomError("content_type", "must be a string or a list of text parts")
-    return cast("list[object]", content)
-
-
-class Message(BaseModel):
-    """One turn. Other fields of OpenAI's message (name, refusal, ...) say nothing to these models."""
-
-    model_config = ConfigDict(strict=True)
-
-    role: Annotated[str, AfterValidator(_known_role)]
-    content: Annotated[list[TextPart], BeforeValidator(_to_parts)]
-    tool_calls: Annotated[object, only([])] = None
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -61,11 +18,11 @@ class ChatCompletionRequest(GenerationFields):
     messages: list[Message] = Field(min_length=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: Annotated[object, only([])] = None
-    tool_choice: Annotated[object, only("none")] = None
-    functions: Annotated[object, only([])] = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[object, only([])] = None  # given up by OpenAI for tools
     function_call: Annotated[object, only("none")] = None
-    parallel_tool_calls: object = None
 
 
 class TopLogprob(TypedDict):
@@ -90,11 +47,12 @@ class ChatLogprobs(TypedDict):
 
 
 class AssistantMessage(TypedDict):
-    """A whole answer."""
+    """A whole answer; content is null if it holds calls and no text."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCall]]
 
 
 class ChatChoice(TypedDict):
@@ -124,6 +82,7 @@ class Delta(TypedDict):
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCallDelta]]
 
 
 class ChunkChoice(TypedDict):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from services.gateway.openai.fields import Text, only
+from services.gateway.openai.formats import ResponseFormat, StructuredOutputs, renamed
 
 UINT32_MAX: Final = 2**32 - 1
 _MOST_IDS: Final = 1024  # in one list
@@ -50,7 +51,8 @@ class GenerationFields(BaseModel):
     """What both requests share. Null means absent everywhere; unknown fields are kept in model_extra.
 
     Source: OpenAI's API reference; max_new_tokens, do_sample, top_k and repetition_penalty are the original 360Zhinao
-    API's; min_p, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words and prompt_logprobs are vLLM's;
+    API's; min_p, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words, prompt_logprobs and
+    structured_outputs are vLLM's;
     bad_token_ids, truncate_prompt, priority and speculate are ours.
     """
 
@@ -89,7 +91,12 @@ class GenerationFields(BaseModel):
     allowed_token_ids: TokenIds | None = None
     bad_words: Annotated[object, only([])] = None
 
-    response_format: Annotated[object, only({"type": "text"})] = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Annotated[object, renamed("structured_outputs.json")] = None
+    guided_regex: Annotated[object, renamed("structured_outputs.regex")] = None
+    guided_choice: Annotated[object, renamed("structured_outputs.choice")] = None
+    guided_grammar: Annotated[object, renamed("structured_outputs.grammar")] = None
 
     # Accepted and without effect here: they steer a hosted service.
     user: object = None

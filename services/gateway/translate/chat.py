@@ -6,18 +6,20 @@ from typing import Final
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.openai.chat import (
+    AssistantMessage,
     ChatChunk,
     ChatCompletion,
     ChatCompletionRequest,
     ChatLogprobs,
     ChatTokenLogprob,
     Delta,
-    Message,
     TopLogprob,
 )
+from services.gateway.openai.messages import Message
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
 from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
+from services.gateway.translate.tools import to_call_deltas, to_calls, to_made_calls, to_tool_choice, to_tools
 from zhinao.chat.v1 import chat_pb2
 from zhinao.chat.v1.chat_pb2 import ChatPrompt, GenerateRequest, GenerateResponse, TokenLogprob, TokenScore
 
@@ -26,13 +28,20 @@ _ROLES: Final = {
     "developer": chat_pb2.ROLE_SYSTEM,  # OpenAI's newer word for the same
     "user": chat_pb2.ROLE_USER,
     "assistant": chat_pb2.ROLE_ASSISTANT,
+    "tool": chat_pb2.ROLE_TOOL,
 }
 
 
 def to_chat_request(body: ChatCompletionRequest, head: Head) -> GenerateRequest:
     """OpenAI's request as ours; MeshError where two fields contradict each other."""
     request = to_generate_request(body, head, top_logprobs=_top_logprobs(body))
-    request.chat.CopyFrom(ChatPrompt(messages=[_to_message(message) for message in body.messages]))
+    prompt = ChatPrompt(
+        messages=[_to_message(message) for message in body.messages],
+        tools=to_tools(body.tools or ()),
+        tool_choice=to_tool_choice(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
+    )
+    request.chat.CopyFrom(prompt)
     return request
 
 
@@ -47,7 +56,7 @@ def to_chat_completion(answers: Sequence[GenerateResponse], body: ChatCompletion
         "choices": [
             {
                 "index": answer.index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "message": _to_answer(answer),
                 "logprobs": _to_logprobs(answer.logprobs),
                 "finish_reason": to_finish_reason(answer.finish_reason),
             }
@@ -75,8 +84,8 @@ async def to_chat_chunks(
             if piece.index not in begun:
                 begun.add(piece.index)
                 yield _chunk(blank, piece.index, {"role": "assistant", "content": ""})
-            if piece.text or piece.logprobs:
-                yield _chunk(blank, piece.index, {"content": piece.text}, logprobs=_to_logprobs(piece.logprobs))
+            if piece.text or piece.logprobs or piece.tool_calls:
+                yield _chunk(blank, piece.index, _to_delta(piece), logprobs=_to_logprobs(piece.logprobs))
             if piece.finish_reason:
                 ends.append(piece)
                 yield _chunk(blank, piece.index, {}, finish_reason=to_finish_reason(piece.finish_reason))
@@ -94,7 +103,28 @@ def _top_logprobs(body: ChatCompletionRequest) -> int | None:
 
 
 def _to_message(message: Message) -> chat_pb2.Message:
-    return chat_pb2.Message(role=_ROLES[message.role], content="".join(part.text for part in message.content))
+    return chat_pb2.Message(
+        role=_ROLES[message.role],
+        content="".join(part.text for part in message.content),
+        tool_calls=to_made_calls(message.tool_calls or ()),
+        tool_call_id=message.tool_call_id or "",
+    )
+
+
+def _to_answer(answer: GenerateResponse) -> AssistantMessage:
+    if not answer.tool_calls:
+        return {"role": "assistant", "content": answer.text, "refusal": None}
+    calls = to_calls(answer.tool_calls)
+    return {"role": "assistant", "content": answer.text or None, "refusal": None, "tool_calls": calls}
+
+
+def _to_delta(piece: GenerateResponse) -> Delta:
+    delta: Delta = {}
+    if piece.text or not piece.tool_calls:
+        delta["content"] = piece.text
+    if piece.tool_calls:
+        delta["tool_calls"] = to_call_deltas(piece.tool_calls)
+    return delta
 
 
 def _blank_chunk(head: Head, *, with_usage: bool) -> ChatChunk:

@@ -6,9 +6,11 @@ from typing import Final
 from meshkit.errors import MeshError, Reason
 from services.gateway.openai.generation import GenerationFields
 from services.gateway.openai.usage import UsageBody
+from services.gateway.translate.formats import to_output_format
 from services.gateway.translate.head import Head
 from zhinao.chat.v1.chat_pb2 import (
     FINISH_REASON_LENGTH,
+    FINISH_REASON_TOOL_CALLS,
     PRIORITY_BULK,
     PRIORITY_INTERACTIVE,
     PRIORITY_UNSPECIFIED,
@@ -45,6 +47,7 @@ def to_generate_request(body: GenerationFields, head: Head, *, top_logprobs: int
         prompt_logprobs=body.prompt_logprobs,
         priority=_PRIORITIES[body.priority],
         tenant=head.tenant,
+        format=to_output_format(body.response_format, body.structured_outputs),
         speculate=body.speculate,
     )
 
@@ -73,7 +76,7 @@ def to_seed(seed: int) -> int:
 
 def to_finish_reason(reason: FinishReason.ValueType) -> str:
     """OpenAI's word for why an answer ended."""
-    return "length" if reason == FINISH_REASON_LENGTH else "stop"
+    return {FINISH_REASON_LENGTH: "length", FINISH_REASON_TOOL_CALLS: "tool_calls"}.get(reason, "stop")
 
 
 def to_usage(ends: Iterable[GenerateResponse]) -> UsageBody:

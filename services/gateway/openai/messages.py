@@ -1,0 +1,84 @@
+"""Decides what a turn of a conversation may hold."""
+
+from typing import Annotated, Final, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from services.gateway.openai.fields import UNSUPPORTED, Text, check_unicode
+from services.gateway.openai.tools import MadeCall
+
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+
+
+def _known_role(role: str) -> str:
+    if role in ROLES:
+        return role
+    if role == "function":
+        raise PydanticCustomError(UNSUPPORTED, "is an old name; send tool, with tool_call_id")
+    raise PydanticCustomError("role", "must be one of {roles}", {"roles": ", ".join(ROLES)})
+
+
+def _text_part(kind: str) -> str:
+    if kind != "text":
+        raise PydanticCustomError(UNSUPPORTED, "must be text: the models read nothing else")
+    return kind
+
+
+class TextPart(BaseModel):
+    """A piece of a message."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Annotated[str, AfterValidator(_text_part)]
+    text: Text
+
+
+def _to_parts(content: object) -> object:
+    if isinstance(content, str):
+        return [TextPart(type="text", text=check_unicode(content))]  # checked here: a client sent no part to name
+    if not isinstance(content, list):
+        raise PydanticCustomError("content_type", "must be a string or a list of text parts")
+    return cast("list[object]", content)
+
+
+class Message(BaseModel):
+    """One turn. Other fields of OpenAI's message (name, refusal, ...) say nothing to these models."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Annotated[str, AfterValidator(_known_role)]
+    tool_calls: list[MadeCall] | None = None
+    tool_call_id: Text | None = Field(default=None, validate_default=True)
+    content: Annotated[list[TextPart], BeforeValidator(_to_parts)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_need_no_content(cls, turn: object) -> object:
+        if not isinstance(turn, dict):
+            return turn
+        fields = cast("dict[str, object]", turn)
+        return {**fields, "content": []} if fields.get("tool_calls") and fields.get("content") is None else fields
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_by_assistant(cls, calls: list[MadeCall] | None, info: ValidationInfo) -> list[MadeCall] | None:
+        if calls and info.data.get("role") != "assistant":
+            raise PydanticCustomError("tool_calls", "must be left out, as the role is not assistant")
+        return calls
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _given_by_tool(cls, call_id: str | None, info: ValidationInfo) -> str | None:
+        if call_id is None and info.data.get("role") == "tool":
+            raise PydanticCustomError("missing", "is required, as the role is tool")
+        return call_id

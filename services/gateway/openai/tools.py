@@ -1,0 +1,117 @@
+"""Decides how a request may define functions and tell of calls, and names the shape of calls in answers."""
+
+from typing import Annotated, Final, Literal, NotRequired, TypedDict
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
+
+from services.gateway.openai.fields import UNSUPPORTED, Text
+
+_CHOICES: Final = ("none", "auto", "required")
+
+
+def _function_type(kind: str) -> str:
+    if kind != "function":
+        raise PydanticCustomError(UNSUPPORTED, "must be function: the models call nothing else")
+    return kind
+
+
+_FunctionType = Annotated[str, AfterValidator(_function_type)]
+
+
+class FunctionDefinition(BaseModel):
+    """A function. Forced calls keep to its parameters' schema whether or not strict is set."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, object] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(BaseModel):
+    """Something that the model may call."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: _FunctionType
+    function: FunctionDefinition
+
+
+class FunctionName(BaseModel):
+    """Which function."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Text
+
+
+class ToolChoice(BaseModel):
+    """Whether the model calls: none, auto and required are words in a request, function names one."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Annotated[str, AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind))]
+    function: FunctionName | None = None
+
+
+def _to_choice(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value not in _CHOICES:
+        raise PydanticCustomError("tool_choice", "must be none, auto, required, or name a function")
+    return ToolChoice(type=value)
+
+
+ToolChoiceField = Annotated[ToolChoice, BeforeValidator(_to_choice)]
+
+
+class CalledFunction(BaseModel):
+    """Name and arguments of a call that was made; the arguments are JSON as the model wrote it."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Text
+    arguments: Text
+
+
+class MadeCall(BaseModel):
+    """A call in an earlier answer."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: Text
+    type: _FunctionType = "function"
+    function: CalledFunction
+
+
+class FunctionDelta(TypedDict):
+    """What is new of a function's call: its name comes first."""
+
+    name: NotRequired[str]
+    arguments: str
+
+
+class ToolCallDelta(TypedDict):
+    """What is new of a call: id and type come with its first part."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
+class Function(TypedDict):
+    """Name and arguments of a call; the arguments are JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
