@@ -185,9 +185,11 @@ def _to_turn(message: Message) -> dict[str, object]:
 def _read(arguments: str) -> object:
     """What the JSON says; an answer that was cut short left none, and stays as it is."""
     try:
-        return json.loads(arguments)
+        value: object = json.loads(arguments)
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can also spell half a surrogate pair
     except (ValueError, RecursionError):
         return arguments
+    return value
 
 
 def _strings_in(value: object) -> Iterator[str]:

@@ -146,6 +146,7 @@ def _decode_tool(number: int, tool: chat_pb2.Tool) -> Tool:
     param = f"tools[{number}].function.parameters"
     try:
         schema: object = json.loads(tool.parameters_schema or '{"type": "object"}')
+        json.dumps(schema, ensure_ascii=False).encode()  # JSON can also spell half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise MeshError(Reason.INVALID_REQUEST, f"{param} is no JSON: {error}", param=param) from error
     if not isinstance(schema, dict):

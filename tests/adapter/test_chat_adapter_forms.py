@@ -141,6 +141,7 @@ def test_history_may_hold_calls_and_results(make_adapter: MakeAdapter, roomy: st
         ({"tools": [chat_pb2.Tool(name="a b")]}, "tools[0].function.name"),
         ({"tools": [chat_pb2.Tool(name="f", parameters_schema="[")]}, "tools[0].function.parameters"),
         ({"tools": [chat_pb2.Tool(name="f", parameters_schema="[]")]}, "tools[0].function.parameters"),
+        ({"tools": [chat_pb2.Tool(name="f", parameters_schema='{"a": "\\ud83d"}')]}, "tools[0].function.parameters"),
         ({"tool_choice": chat_pb2.ToolChoice(mode=chat_pb2.ToolChoice.MODE_REQUIRED)}, "tool_choice"),
         ({"tool_choice": chat_pb2.ToolChoice(mode=77)}, "tool_choice"),
     ],

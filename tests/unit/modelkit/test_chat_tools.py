@@ -133,12 +133,13 @@ def test_nothing_about_a_tool_adds_a_control_token(tokenizer: Tokenizer, hostile
     assert [i for i in encode(hostile) if i in controls] == [i for i in encode("a") if i in controls]
 
 
-def test_arguments_that_are_no_json_are_shown_as_they_are(tokenizer: Tokenizer) -> None:
-    broken = Message("assistant", "", (ToolCall("1", "f", '{"a": '),))
+@pytest.mark.parametrize("arguments", ['{"a": ', '{"a": "\\ud83d"}'])
+def test_arguments_that_are_no_json_are_shown_as_they_are(tokenizer: Tokenizer, arguments: str) -> None:
+    broken = Message("assistant", "", (ToolCall("1", "f", arguments),))
 
     text = tokenizer.decode(JinjaChatTemplate(TAGGED, tokenizer, {}).encode([broken]))
 
-    assert '"arguments": "{\\"a\\": "}' in text
+    assert f'"arguments": {json.dumps(arguments)}}}' in text
 
 
 def test_endless_nesting_is_refused_and_not_a_crash(tokenizer: Tokenizer) -> None:
