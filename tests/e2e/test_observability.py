@@ -1,4 +1,4 @@
-"""What an operator sees of a real mesh: traces, metrics, and that a client who reads nothing is nobody else's trouble."""
+"""What an operator sees of a real mesh: traces, metrics, and that a client who reads nothing holds up no other."""
 
 import json
 import re
