@@ -66,3 +66,35 @@ def test_a_guess_must_save_what_its_row_costs() -> None:
         observe(pace, decoding=decoding, draft=4, seconds=step_s(decoding, 0, 4))
     assert pace.draft_price(1) == pytest.approx(0.002 / 0.011)
     assert pace.draft_price(8) == pytest.approx(0.002 * 8 / 0.018)
+
+
+@pytest.mark.parametrize("decoding", [1, 8, 32])
+def test_the_pace_is_found_when_every_step_has_a_prompt(decoding: int) -> None:
+    pace = Pace(4096)
+    observe(pace, prompt=400, seconds=step_s(0, 400))
+    for _ in range(50):
+        prompt = pace.prompt_tokens(decoding)
+        observe(pace, decoding=decoding, prompt=prompt, seconds=step_s(decoding, prompt))
+    assert 2 * step_s(decoding, 0) < step_s(decoding, pace.prompt_tokens(decoding)) <= 3 * step_s(decoding, 0)
+
+
+def test_the_pace_follows_a_machine_that_becomes_slower() -> None:
+    pace = Pace(4096)
+    observe(pace, prompt=400, seconds=step_s(0, 400))
+    observe(pace, decoding=8, seconds=step_s(8, 0))
+    for _ in range(50):
+        prompt = pace.prompt_tokens(8)
+        observe(pace, decoding=8, prompt=prompt, seconds=step_s(8, 0) + 3 * step_s(0, prompt))
+        observe(pace, decoding=8, seconds=step_s(8, 0))
+    assert step_s(8, 0) + 3 * step_s(0, pace.prompt_tokens(8)) <= 3 * step_s(8, 0)
+
+
+def test_one_hiccup_of_the_machine_is_soon_forgotten() -> None:
+    pace = Pace(4096)
+    observe(pace, prompt=400, seconds=step_s(0, 400))
+    observe(pace, decoding=8, seconds=step_s(8, 0))
+    usual = pace.prompt_tokens(8)
+    observe(pace, decoding=8, seconds=10.0)
+    for _ in range(10):
+        observe(pace, decoding=8, seconds=step_s(8, 0))
+    assert pace.prompt_tokens(8) == pytest.approx(usual, rel=0.1)
