@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cli.main import app
+from services.gateway.openai.chat import ChatCompletionRequest
+from services.gateway.openai.completion import CompletionRequest
 from tests.architecture.source_tree import ROOT, modules, tracked_files
 
 SETTINGS_FILES = [path for path, _ in modules("meshkit", "services") if path.endswith("/settings.py")]
@@ -61,6 +63,22 @@ def test_settings_are_documented_with_their_defaults(path: str) -> None:
     expected = {prefix + name.upper(): default_text(field.default) for name, field in settings.model_fields.items()}
 
     assert documented_settings(prefix) == expected
+
+
+def test_request_parameters_are_documented_with_their_routes() -> None:
+    text = (ROOT / "docs/parameters.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \| (both|chat|text) \|", text, re.MULTILINE)
+    documented = {(name, route) for names, route in rows for name in re.findall(r"`(\w+)`", names)}
+    prose = set(re.findall(r"`(\w+)`", re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)))
+    chat, completion = set(ChatCompletionRequest.model_fields), set(CompletionRequest.model_fields)
+    routes = {name: "both" if name in chat & completion else "chat" for name in chat} | dict.fromkeys(
+        completion - chat, "text"
+    )
+    routes.pop("logprobs")  # it has a meaning of its own on each route
+
+    assert {("logprobs", "chat"), ("logprobs", "text")} <= documented
+    assert {(name, route) for name, route in routes.items() if name not in prose} <= documented
+    assert {name for name, _ in documented} <= chat | completion
 
 
 def test_every_phony_target_exists_and_every_target_is_phony() -> None:

@@ -1,6 +1,9 @@
 """Draws tokens at random from logits after temperature, min-p, top-k and top-p; knows no requests."""
 
+import math
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,7 +14,9 @@ from services.chat_worker.engine.sequence import Sampling
 
 _COLDEST = float(torch.finfo(torch.float32).tiny)  # anything colder may become 0, and 0 / 0 is no logit
 _BLOCK = 256  # tokens whose weights are added up together
-_WIDTHS = (128, 2048)  # how many of the heaviest tokens are sorted, before all are
+_NUM_HEAVIEST = 128  # tokens that are sorted, where they suffice
+_BUCKET_SHIFT = 16  # leaves sign, exponent and 7 bits of a weight's fraction
+_NUM_BUCKETS = (0x3F800000 >> _BUCKET_SHIFT) + 1  # those bits of 1.0, the heaviest weight
 
 
 def uniform(seed: int, position: int) -> float:
@@ -35,7 +40,7 @@ def draw(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> lis
     top_p is still in. Tokens exactly as probable as the last one kept are kept too, as transformers' top-k does. The
     row's random number inverts the distribution function in the order of token ids: near ties, which another batch
     may swap, hardly move the result, whereas in the order of probability they would.
-    Costs O(vocab) per row while the filters keep less than some thousand tokens, a sort of the vocabulary beyond.
+    Costs O(vocab) per row.
     """
     warmth = logits.new_tensor([max(sampling.temperature, _COLDEST) for sampling in samplings])[:, None]
     best = logits.amax(dim=-1, keepdim=True)
@@ -51,38 +56,80 @@ def draw(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> lis
 
 def _floors(weights: Tensor, samplings: Rows[Sampling]) -> Tensor:
     """The weight of the lightest token that each row keeps, (rows, 1)."""
-    vocab = weights.shape[-1]
-    floors = weights.new_zeros(len(weights), 1)
-    unsettled = list(range(len(weights)))
-    for width in (*(width for width in _WIDTHS if width < vocab), vocab):
-        found, settled = _floors_among_heaviest(pick(weights, unsettled), [samplings[row] for row in unsettled], width)
-        floors[unsettled] = found
-        unsettled = [row for row, is_settled in zip(unsettled, settled, strict=True) if not is_settled]
-        if not unsettled:
-            break
+    filters = _Filters.build(weights, samplings)
+    floors, settled = _floors_among_heaviest(weights, filters)
+    rest = [row for row, is_settled in enumerate(settled) if not is_settled]
+    if rest:
+        floors[rest] = _floors_by_buckets(pick(weights, rest), filters.pick(rest))
     return floors
 
 
-def _floors_among_heaviest(weights: Tensor, samplings: Rows[Sampling], width: int) -> tuple[Tensor, Tensor]:
-    """The floors as far as the width heaviest tokens tell: (rows, 1), and (rows,) bool, whether they do."""
+@dataclass(frozen=True, slots=True)
+class _Filters:
+    """What the rows keep: each (rows, 1) fp64, where top_k and top_p are infinite if they keep all."""
 
-    def column(values: list[float]) -> Tensor:
-        return weights.new_tensor(values, dtype=torch.float64)[:, None]
+    min_p: Tensor
+    top_k: Tensor
+    top_p: Tensor
 
-    vocab = weights.shape[-1]
-    heaviest = weights.topk(width).values.double()  # (rows, width), heaviest first
-    top_k = [min(sampling.top_k or vocab, vocab) for sampling in samplings]
-    last_rank = weights.new_tensor([min(count, width) - 1 for count in top_k], dtype=torch.int64)[:, None]
-    lightest = heaviest.gather(-1, last_rank).maximum(column([sampling.min_p for sampling in samplings]))
+    @classmethod
+    def build(cls, weights: Tensor, samplings: Rows[Sampling]) -> Self:
+        def column(values: list[float]) -> Tensor:
+            return weights.new_tensor(values, dtype=torch.float64)[:, None]
+
+        vocab = weights.shape[-1]
+        return cls(
+            min_p=column([sampling.min_p for sampling in samplings]),
+            top_k=column([sampling.top_k if 0 < sampling.top_k < vocab else math.inf for sampling in samplings]),
+            top_p=column([sampling.top_p if sampling.top_p < 1 else math.inf for sampling in samplings]),
+        )
+
+    def pick(self, rows: list[int]) -> Self:
+        """Those of some rows."""
+        return type(self)(self.min_p[rows], self.top_k[rows], self.top_p[rows])
+
+
+def _floors_among_heaviest(weights: Tensor, filters: _Filters) -> tuple[Tensor, Tensor]:
+    """The floors as far as the heaviest tokens tell: (rows, 1), and (rows,) bool, whether they do."""
+    heaviest = weights.topk(min(_NUM_HEAVIEST, weights.shape[-1])).values.double()  # heaviest first
+    width = heaviest.shape[-1]
+    last_rank = filters.top_k.clamp(max=width).long() - 1
+    lightest = heaviest.gather(-1, last_rank).where(filters.top_k <= width, 0.0).maximum(filters.min_p)
     kept = heaviest >= lightest
-    is_last_seen = (heaviest[:, -1:] < lightest) | (width == vocab)
+    is_limited = (filters.top_k < math.inf) | (filters.min_p > 0)
+    is_limit_known = (heaviest[:, -1:] < lightest) | (width == weights.shape[-1])
     cumulative = (heaviest * kept).cumsum(dim=-1)
-    is_whole = column([count == vocab and not sampling.min_p for count, sampling in zip(top_k, samplings, strict=True)])
-    mass = torch.where(is_whole > 0, _block_sums(weights).cumsum(dim=-1)[:, -1:], cumulative[:, -1:])
-    kept &= cumulative - heaviest < column([sampling.top_p for sampling in samplings]) * mass
+    mass = torch.where(is_limited, cumulative[:, -1:], _totals(weights))
+    kept &= cumulative - heaviest < filters.top_p * mass
     num_kept = kept.sum(dim=-1, keepdim=True)
-    settled = ((is_whole > 0) | is_last_seen) & ((num_kept < width) | (width == vocab))
+    settled = (is_limit_known | ~is_limited) & ((num_kept < width) | (width == weights.shape[-1]))
     return heaviest.gather(-1, num_kept - 1).to(weights.dtype), settled.squeeze(-1)
+
+
+def _floors_by_buckets(weights: Tensor, filters: _Filters) -> Tensor:
+    """The floors in O(vocab), however much is kept, (rows, 1)."""
+    weights = weights.where(weights >= filters.min_p.to(weights.dtype), 0.0)
+    if (filters.top_k < math.inf).any():
+        weights = weights.where(weights >= _lightest_before(weights, (weights > 0).double(), filters.top_k), 0.0)
+    return _lightest_before(weights, weights.double(), filters.top_p * _totals(weights))
+
+
+def _lightest_before(weights: Tensor, measure: Tensor, limits: Tensor) -> Tensor:
+    """The lightest token, in each row, for which what the heavier ones measure together is below the limit, (rows, 1).
+
+    Tokens are put in buckets by the upper bits of their weights, which order as the weights do; only the bucket where
+    the limit is reached is sorted.
+    """
+    buckets = weights.view(torch.int32) >> _BUCKET_SHIFT
+    sums = measure.new_zeros(len(weights), _NUM_BUCKETS).scatter_add_(1, buckets.long(), measure)
+    heavier = sums.flip(-1).cumsum(dim=-1).flip(-1) - sums
+    reached = ((heavier < limits) & (sums > 0)).to(torch.uint8).argmax(dim=-1, keepdim=True)  # the lightest of them
+    inside = (buckets == reached.int()) & (weights > 0)
+    ordered, ids = weights.where(inside, 0.0).topk(int(inside.sum(dim=-1).amax()))  # heaviest first
+    measures = measure.gather(-1, ids)
+    before = heavier.gather(-1, reached) + measures.cumsum(dim=-1) - measures
+    num_kept = ((before < limits) & (ordered > 0)).sum(dim=-1, keepdim=True)
+    return ordered.gather(-1, num_kept - 1)
 
 
 def _invert_blocks(weights: Tensor, numbers: Tensor) -> Tensor:
@@ -98,6 +145,11 @@ def _invert_blocks(weights: Tensor, numbers: Tensor) -> Tensor:
     token_ids = (block * _BLOCK + torch.arange(_BLOCK, device=weights.device)).clamp(max=weights.shape[-1] - 1)
     inside = weights.gather(-1, token_ids).double().cumsum(dim=-1)
     return token_ids.gather(-1, _first_above(inside, targets - before)).squeeze(-1)
+
+
+def _totals(weights: Tensor) -> Tensor:
+    """The weight of the whole vocabulary of each row, (rows, 1) fp64."""
+    return _block_sums(weights).cumsum(dim=-1)[:, -1:]
 
 
 def _block_sums(weights: Tensor) -> Tensor:
