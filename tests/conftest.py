@@ -1,10 +1,15 @@
-"""What every tier shares: the demo checkpoint."""
+"""What every tier shares: the demo checkpoint, and patience."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mesh.cache import demo_checkpoint
+
+# pytest's own timeout is the limit: a busy machine may hold up any single example
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
