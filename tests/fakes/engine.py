@@ -15,8 +15,13 @@ from services.chat_worker.engine.sequence import RequestId, Sequence
 VOCAB = 256
 
 
+REPEATS = ord("~")  # as the first token: the answer soon repeats itself, so that guesses hold
+
+
 def next_token(token_ids: list[int]) -> int:
     """The letter that the fake model answers after a text: any function of all of it will do."""
+    if token_ids[0] == REPEATS:
+        return ord("a") + (token_ids[-1] + 7 * token_ids[max(0, len(token_ids) - 2)]) % 3
     return ord("a") + hashlib.sha256(bytes(token_ids)).digest()[0] % 26
 
 
