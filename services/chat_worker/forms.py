@@ -10,6 +10,7 @@ from llguidance import LLMatcher
 from meshkit.errors import MeshError, Reason
 from modelkit.conversation import CALL_END, CALL_START, CallForm, Tool
 from services.chat_worker.request import CallMode, FormatKind, OutputFormat, ToolUse
+from services.chat_worker.schema_repair import repaired
 from services.chat_worker.structured import Form, FormError, GrammarCompiler, join
 
 _MAX_TOOLS: Final = 128
@@ -126,7 +127,7 @@ def _json_form(schema: Mapping[str, object]) -> Form:
 
 
 def _with_layout(schema: Mapping[str, object]) -> dict[str, object]:
-    return {**schema, "x-guidance": _JSON_LAYOUT}
+    return {**repaired(schema), "x-guidance": _JSON_LAYOUT}
 
 
 def _lark_form(grammar: str) -> Form:

@@ -45,10 +45,16 @@ def test_client_gets_its_own_class_back(mesh: Mesh) -> None:
 @pytest.mark.parametrize("model", ["zhinao-chat", "tiny-zhinao", "tiny/llama"])
 def test_every_model_keeps_to_a_pattern_in_every_answer(mesh: Mesh, model: str) -> None:
     completion = mesh.client().completions.create(
-        model=model, prompt="When?", n=3, seed=1, extra_body={"structured_outputs": {"regex": r"\d{4}-\d{2}-\d{2}"}}
+        model=model,
+        prompt="When?",
+        n=3,
+        seed=1,
+        extra_body={"structured_outputs": {"regex": r"[0-9]{4}-[0-9]{2}-[0-9]{2}"}},
     )
 
-    assert [bool(re.fullmatch(r"\d{4}-\d{2}-\d{2}", choice.text)) for choice in completion.choices] == [True] * 3
+    assert [bool(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", choice.text)) for choice in completion.choices] == [
+        True
+    ] * 3
 
 
 def test_streamed_and_whole_answers_in_a_form_are_alike(mesh: Mesh) -> None:

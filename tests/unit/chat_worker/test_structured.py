@@ -1,5 +1,7 @@
 """Checks the masks that keep an answer in its form: what may follow, when it may end, and what is refused."""
 
+import json
+
 import pytest
 
 from meshkit.errors import MeshError, Reason
@@ -128,6 +130,34 @@ def test_answer_without_an_end_token_in_the_model_still_ends() -> None:
 )
 def test_form_admits_what_it_says(kind: FormatKind, texts: list[str], good: str, bad: str) -> None:
     source = source_of(kind, *texts)
+
+    assert admits(source, good)
+    assert not admits(source, bad)
+
+
+NO_QUOTE = {"type": "string", "pattern": '^[^"]*$'}
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        (NO_QUOTE, r'"a\\\nb"', r'"a\"b"'),
+        ({"type": "string", "pattern": r'^"[^"]$'}, r'"\"a"', r'"\"\""'),
+        ({"type": "string", "pattern": r"^\\[^\\]$"}, r'"\\a"', r'"\\\\"'),
+        ({"type": "string", "pattern": r"^\[\^$"}, '"[^"', r'"\""'),
+        ({"type": "string", "pattern": r"^[\x00-!#-~]$"}, r'"\n"', r'"\""'),
+        (
+            {"type": "object", "patternProperties": {'^[^"]$': True}, "additionalProperties": False},
+            '{"a": 1}',
+            r'{"\"": 1}',
+        ),
+        ({"type": "object", "properties": {"pattern": NO_QUOTE}}, '{"pattern": "a"}', r'{"pattern": "\""}'),
+        ({"anyOf": [{"items": NO_QUOTE, "type": "array"}]}, '["a"]', r'["\""]'),
+        ({"const": {"pattern": "[^a]"}}, '{"pattern": "[^a]"}', '{"pattern": "b"}'),
+    ],
+)
+def test_class_of_characters_in_a_pattern_means_what_it_says(schema: dict[str, object], good: str, bad: str) -> None:
+    source = source_of(FormatKind.JSON_SCHEMA, json.dumps(schema))
 
     assert admits(source, good)
     assert not admits(source, bad)
