@@ -73,7 +73,8 @@ class SteppedEngine:
         request_id = RequestId(number)
         answers: list[Generation] = []
         for index in range(job.n):
-            sampling = replace(job.sampling, seed=answer_seed(job.sampling.seed, index))
+            scored = job.sampling.prompt_logprobs if index == 0 else None
+            sampling = replace(job.sampling, seed=answer_seed(job.sampling.seed, index), prompt_logprobs=scored)
             sequence = Sequence(
                 *(request_id, list(job.prompt), len(job.prompt), sampling, Stop(job.max_tokens, NO_END)),
                 index=index,

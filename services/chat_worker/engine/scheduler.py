@@ -36,7 +36,8 @@ class Chunk:
         """The last logits of the chunk that are needed: of prompt tokens to be scored, then of the choices."""
         if not self.sequence.is_scoring:
             return self.num_choices
-        return self.num_tokens - max(0, self.sequence.num_scored - self.sequence.num_computed)
+        num_known = max(0, self.sequence.num_scored - self.sequence.num_computed)  # computed anew after a preemption
+        return max(self.num_choices, self.num_tokens - num_known)
 
 
 @dataclass(frozen=True, slots=True)

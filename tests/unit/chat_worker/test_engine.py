@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from meshkit.errors import Reason
 from services.chat_worker.engine.sequence import Priority, RequestId
 from tests.fakes.engine import FakeRunner, next_token
-from tests.fakes.stepped_engine import Job, SteppedEngine
+from tests.fakes.stepped_engine import GREEDY, Job, SteppedEngine
 
 
 def expected_tokens(job: Job) -> list[int]:
@@ -37,6 +37,7 @@ JOBS = st.builds(
     leaves=st.none() | st.integers(0, 20),
     timeout=st.none() | st.none() | st.integers(0, 40),
     speculate=st.booleans(),
+    sampling=st.sampled_from([GREEDY, replace(GREEDY, prompt_logprobs=0)]),
 )
 
 
@@ -70,13 +71,20 @@ def test_every_request_ends_once_with_the_plain_answer_or_by_its_own_wish(
     assert all(sum(tokens for _, tokens in step) <= max_step_tokens for step in engine.runner.steps)
     assert engine.blocks.num_free == num_blocks
     for number, job in enumerate(jobs):
-        request_id = RequestId(number)
-        if request_id in engine.sink.errors:
-            assert job.timeout is not None and engine.sink.errors[request_id].reason is Reason.DEADLINE
-        elif engine.sink.is_finished(request_id):
-            assert all(engine.sink.tokens(request_id, index) == expected_tokens(job) for index in range(job.n))
-        else:
-            assert number in left
+        assert_ended_rightly(engine, RequestId(number), job, may_be_silent=number in left)
+
+
+def assert_ended_rightly(engine: SteppedEngine, request_id: RequestId, job: Job, *, may_be_silent: bool) -> None:
+    """An answer is the plain one, with the prompt's tokens scored if that was asked; an error is the deadline's."""
+    if request_id in engine.sink.errors:
+        assert job.timeout is not None and engine.sink.errors[request_id].reason is Reason.DEADLINE
+    elif engine.sink.is_finished(request_id):
+        assert all(engine.sink.tokens(request_id, index) == expected_tokens(job) for index in range(job.n))
+        scores = [score for piece in engine.sink.pieces[request_id] for score in piece.prompt_scores]
+        scored = list(job.prompt) if job.sampling.prompt_logprobs is not None else []
+        assert [score and score.token_id for score in scores] == scored
+    else:
+        assert may_be_silent
 
 
 def test_the_prompt_of_a_second_request_is_found_in_the_cache() -> None:
