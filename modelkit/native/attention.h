@@ -4,12 +4,10 @@
 #pragma once
 #include <limits>
 
-#include "gemm.h"
+#include "kv.h"
 #include "pool.h"
 
 namespace {
-
-constexpr int SPAN = 256, MAX_ROWS = 32;
 
 // Tokens [token, token + count) of the step, neighbours in one sequence.
 struct Tile {
@@ -29,37 +27,6 @@ inline void merge(Partial& into, const Partial& from, int64_t head_dim) {
     into.highest = top;
     for (int64_t d = 0; d < head_dim; d += LANES)
         store(into.mix + d, fma(load(from.mix + d), all(added), mul(load(into.mix + d), all(kept))));
-}
-
-template <bool HALF>
-inline F load_cached(const void* base, int64_t at) {
-    if constexpr (HALF) return load_half(static_cast<const uint16_t*>(base) + at);
-    return load(static_cast<const float*>(base) + at);
-}
-
-// out[m][0..2 LANES) += sum over k of left[m * left_stride + k] * right[k * right_stride + 0..2 LANES)
-template <bool HALF, int M>
-inline void small_product(const float* left, int64_t left_stride, const void* right, int64_t at, int64_t right_stride, int64_t depth, float* out, int64_t out_stride) {
-    F sums[M][2];
-    for (int m = 0; m < M; m++)
-        for (int v = 0; v < 2; v++) sums[m][v] = load(out + m * out_stride + v * LANES);
-    for (int64_t k = 0; k < depth; k++) {
-        F r0 = load_cached<HALF>(right, at + k * right_stride), r1 = load_cached<HALF>(right, at + k * right_stride + LANES);
-        for (int m = 0; m < M; m++) {
-            F value = all(left[m * left_stride + k]);
-            sums[m][0] = fma(value, r0, sums[m][0]);
-            sums[m][1] = fma(value, r1, sums[m][1]);
-        }
-    }
-    for (int m = 0; m < M; m++)
-        for (int v = 0; v < 2; v++) store(out + m * out_stride + v * LANES, sums[m][v]);
-}
-
-template <bool HALF, int M>
-inline void product_of(int64_t rows, const float* left, int64_t left_stride, const void* right, int64_t at, int64_t right_stride, int64_t depth, float* out, int64_t out_stride) {
-    if constexpr (M > 1)
-        if (rows < M) return product_of<HALF, M - 1>(rows, left, left_stride, right, at, right_stride, depth, out, out_stride);
-    small_product<HALF, M>(left, left_stride, right, at, right_stride, depth, out, out_stride);
 }
 
 class Attention {
@@ -83,8 +50,8 @@ public:
 
     // k and v of every token into the cache; tokens [begin, end).
     void keep(int64_t layer, const float* k, const float* v, int64_t stride, int64_t begin, int64_t end) {
-        if (cache_.is_half) keep_as<true>(layer, k, v, stride, begin, end);
-        else keep_as<false>(layer, k, v, stride, begin, end);
+        if (cache_.is_half) keep_as<Half>(layer, k, v, stride, begin, end);
+        else keep_as<Full>(layer, k, v, stride, begin, end);
     }
 
     // q (tokens, stride) becomes the mix of values; every thread calls it.
@@ -93,8 +60,8 @@ public:
             for (int64_t item = begin; item < end; item++) {
                 int64_t unit = item / model_.num_kv_heads, head = item % model_.num_kv_heads;
                 int64_t tile = std::upper_bound(first_span_.begin(), first_span_.end(), unit) - first_span_.begin() - 1;
-                if (cache_.is_half) work<true>(layer, q, stride, tile, unit, head);
-                else work<false>(layer, q, stride, tile, unit, head);
+                if (cache_.is_half) work<Half>(layer, q, stride, tile, unit, head);
+                else work<Full>(layer, q, stride, tile, unit, head);
             }
         });
         pool.each(static_cast<int64_t>(tiles_.size()), 1, [&](int64_t begin, int64_t end) {
@@ -106,30 +73,20 @@ public:
 private:
     int64_t num_spans(const Tile& tile) const { return step_.positions[tile.token + tile.count - 1] / SPAN + 1; }
 
-    int64_t block_at(int64_t layer, int64_t sequence, int64_t position, int64_t head) const {
-        int64_t block = step_.block_tables[sequence * step_.max_blocks + position / cache_.block_len];
-        return ((layer * cache_.num_blocks + block) * model_.num_kv_heads + head) * cache_.block_len * model_.head_dim;
+    Block block_at(int64_t layer, int64_t sequence, int64_t position, int64_t head) const {
+        int64_t number = step_.block_tables[sequence * step_.max_blocks + position / cache_.block_len];
+        int64_t size = cache_.block_len * model_.head_dim * (cache_.is_half ? 2 : 4);
+        int64_t at = ((layer * cache_.num_blocks + number) * model_.num_kv_heads + head) * size;
+        return {static_cast<char*>(cache_.keys) + at, static_cast<char*>(cache_.values) + at, cache_.block_len, model_.head_dim};
     }
 
-    template <bool HALF>
+    template <class Kind>
     void keep_as(int64_t layer, const float* k, const float* v, int64_t stride, int64_t begin, int64_t end) {
-        int64_t depth = model_.head_dim, length = cache_.block_len;
         for (const Tile& tile : tiles_)
             for (int64_t t = std::max(begin, tile.token); t < std::min(end, tile.token + tile.count); t++)
                 for (int64_t head = 0; head < model_.num_kv_heads; head++) {
-                    int64_t base = block_at(layer, tile.sequence, step_.positions[t], head), slot = step_.positions[t] % length;
-                    const float *key = k + t * stride + head * depth, *value = v + t * stride + head * depth;
-                    for (int64_t d = 0; d < depth; d += LANES) {
-                        if constexpr (HALF) {
-                            uint16_t halves[LANES];
-                            store_half(halves, load(key + d));
-                            for (int i = 0; i < LANES; i++) static_cast<uint16_t*>(cache_.keys)[base + (d + i) * length + slot] = halves[i];
-                            store_half(static_cast<uint16_t*>(cache_.values) + base + slot * depth + d, load(value + d));
-                        } else {
-                            for (int i = 0; i < LANES; i++) static_cast<float*>(cache_.keys)[base + (d + i) * length + slot] = key[d + i];
-                            store(static_cast<float*>(cache_.values) + base + slot * depth + d, load(value + d));
-                        }
-                    }
+                    int64_t position = step_.positions[t], at = t * stride + head * model_.head_dim;
+                    Kind::keep(block_at(layer, tile.sequence, position, head), position % cache_.block_len, k + at, v + at);
                 }
     }
 
@@ -140,13 +97,13 @@ private:
     }
 
     // One kv head of a tile: all spans for several tokens, one span for a token alone.
-    template <bool HALF>
+    template <class Kind>
     void work(int64_t layer, float* q, int64_t stride, int64_t index, int64_t unit, int64_t head) {
         thread_local std::vector<float> queries, mixes, scores, merged;
         const Tile& tile = tiles_[index];
         int64_t rows = tile.count * group_, depth = model_.head_dim;
-        Activations::grow(queries, rows * depth), Activations::grow(mixes, rows * depth), Activations::grow(merged, rows * depth);
-        Activations::grow(scores, rows * SPAN);
+        for (auto* rows_of : {&queries, &mixes, &merged}) Activations::grow(*rows_of, MAX_ROWS * depth);
+        Activations::grow(scores, MAX_ROWS * SPAN);
         for (int64_t row = 0; row < rows; row++)
             std::memcpy(&queries[row * depth], q + (tile.token + row / group_) * stride + (head * group_ + row % group_) * depth, depth * sizeof(float));
         Partial span[MAX_ROWS], whole[MAX_ROWS];
@@ -154,8 +111,9 @@ private:
             span[row] = {0, 0, &mixes[row * depth]};
             whole[row] = {-std::numeric_limits<float>::infinity(), 0, &merged[row * depth]};
         }
+        auto prepared = Kind::prepare(queries.data(), rows, depth);
         if (tile.count == 1) {
-            compute_span<HALF>(layer, tile, head, unit - first_span_[index], queries.data(), scores.data(), span);
+            compute_span<Kind>(layer, tile, head, unit - first_span_[index], prepared, scores.data(), span);
             for (int64_t row = 0; row < rows; row++) {
                 float* p = partial(unit, head, row).mix - 2;
                 p[0] = span[row].highest, p[1] = span[row].total;
@@ -165,7 +123,7 @@ private:
         }
         std::fill(merged.begin(), merged.begin() + rows * depth, 0.0f);
         for (int64_t s = 0; s < num_spans(tile); s++) {
-            compute_span<HALF>(layer, tile, head, s, queries.data(), scores.data(), span);
+            compute_span<Kind>(layer, tile, head, s, prepared, scores.data(), span);
             for (int64_t row = 0; row < rows; row++)
                 if (step_.positions[tile.token + row / group_] >= s * SPAN) merge(whole[row], span[row], depth);
         }
@@ -174,43 +132,35 @@ private:
     }
 
     // Scores, softmax and mix of the tile's rows over the tokens of one span that each may see.
-    template <bool HALF>
-    void compute_span(int64_t layer, const Tile& tile, int64_t head, int64_t s, const float* queries, float* scores, Partial* out) {
-        int64_t rows = tile.count * group_, depth = model_.head_dim, length = cache_.block_len;
+    template <class Kind>
+    void compute_span(int64_t layer, const Tile& tile, int64_t head, int64_t s, typename Kind::Queries queries, float* scores, Partial* out) {
+        int64_t rows = tile.count * group_, length = cache_.block_len;
         int64_t first = s * SPAN, last = std::min<int64_t>(first + SPAN, step_.positions[tile.token + tile.count - 1] + 1);
-        std::fill(scores, scores + rows * SPAN, 0.0f);
+        Block blocks[SPAN / 32];
         for (int64_t t = first; t < last; t += length) {
-            int64_t base = block_at(layer, tile.sequence, t, head);
-            for (int64_t c = 0; c < length; c += 2 * LANES)
-                for (int64_t row = 0; row < rows; row += TILE_ROWS)
-                    product_of<HALF, TILE_ROWS>(std::min<int64_t>(TILE_ROWS, rows - row), queries + row * depth, depth, cache_.keys, base + c, length, depth,
-                                                scores + row * SPAN + t - first + c, SPAN);
+            Block& block = blocks[(t - first) / length] = block_at(layer, tile.sequence, t, head);
+            Kind::score(block, queries, rows, scores + t - first);
         }
         for (int64_t row = 0; row < rows; row++) {
             int64_t seen = std::min<int64_t>(last, step_.positions[tile.token + row / group_] + 1) - first;
-            soften(scores + row * SPAN, std::max<int64_t>(seen, 0), last - first, out[row]);
-            std::fill(out[row].mix, out[row].mix + depth, 0.0f);
+            soften(scores + row * SPAN, std::max<int64_t>(seen, 0), (last - first + 31) / 32 * 32, out[row]);
         }
-        for (int64_t t = first; t < last; t += length) {
-            int64_t base = block_at(layer, tile.sequence, t, head), tokens = std::min(length, last - t);
-            for (int64_t d = 0; d < depth; d += 2 * LANES)
-                for (int64_t row = 0; row < rows; row += TILE_ROWS)
-                    product_of<HALF, TILE_ROWS>(std::min<int64_t>(TILE_ROWS, rows - row), scores + row * SPAN + t - first, SPAN, cache_.values, base + d, depth,
-                                                tokens, out[row].mix + d, depth);
-        }
+        Kind::mix(blocks, scores, rows, last - first, out[0].mix);
     }
 
     // Scores become exponentials relative to the highest of the first `seen`; those after them become 0.
     static void soften(float* scores, int64_t seen, int64_t width, Partial& out) {
         const float none = -std::numeric_limits<float>::infinity();
-        int64_t padded = (width + LANES - 1) / LANES * LANES;
-        std::fill(scores + seen, scores + padded, none);
+        std::fill(scores + seen, scores + width, none);
         F top = all(none), total = zero();
-        for (int64_t t = 0; t < padded; t += LANES) top = max(top, load(scores + t));
+        for (int64_t t = 0; t < width; t += LANES) top = max(top, load(scores + t));
         out.highest = highest(top);
-        for (int64_t t = 0; t < padded; t += LANES) store(scores + t, exp(sub(load(scores + t), all(out.highest))));
-        std::fill(scores + seen, scores + padded, 0.0f);
-        for (int64_t t = 0; t < padded; t += LANES) total = add(total, load(scores + t));
+        for (int64_t t = 0; t < width; t += LANES) {
+            F weight = exp(sub(load(scores + t), all(out.highest)));
+            total = add(total, weight);  // those not seen are 1e-38, which changes no sum that holds a 1
+            store(scores + t, weight);
+        }
+        std::fill(scores + seen, scores + width, 0.0f);
         out.total = sum(total);
     }
 

@@ -21,10 +21,18 @@ _QUIET: Final = ("-Wno-maybe-uninitialized", "-Wno-psabi")
 # What each library needs from the processor (Linux' names in /proc/cpuinfo) and from the compiler, best first.
 INSTRUCTION_SETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
+        "amx": (
+            *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
+            *("amx_tile", "amx_int8", "amx_bf16", "f16c", "fma"),
+        ),
         "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "f16c", "fma"),
         "avx2": ("avx2", "f16c", "fma"),
         "portable": (),
     }
+)
+
+_COMPILER_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16"}
 )
 
 
@@ -68,7 +76,7 @@ def _compile(compiler: str, name: str, target: Path) -> None:
         return
     target.parent.mkdir(exist_ok=True)
     unfinished = target.with_suffix(f".{os.getpid()}")
-    machine = [f"-m{flag.replace('_', '')}" for flag in INSTRUCTION_SETS[name]]
+    machine = [f"-m{_COMPILER_NAMES.get(flag, flag.replace('_', ''))}" for flag in INSTRUCTION_SETS[name]]
     sources = [str(source) for source in sorted(_SOURCES.glob("*.cpp"))]
     command = [compiler, *_FLAGS, *_QUIET, *machine, *sources, "-o", str(unfinished)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (our own sources)

@@ -6,6 +6,23 @@
 
 namespace {
 
+[[maybe_unused]] constexpr int64_t FEW_ROWS = 8;  // up to here vectors are faster than the matrix unit
+
+// Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
+inline void multiply(const Linear& w, const Activations& a, int64_t rows, int64_t first, int64_t last, const Output& out) {
+#if defined(HAS_AMX)
+    if (rows > FEW_ROWS && w.format == INT8) return multiply_tiles<INT8>(w, a, rows, first, last, out);
+    if (rows > FEW_ROWS && w.format == INT4) return multiply_tiles<INT4>(w, a, rows, first, last, out);
+#endif
+    switch (w.format) {
+        case FP32: return multiply_as<FP32>(w, a, rows, first, last, out);
+        case FP16: return multiply_as<FP16>(w, a, rows, first, last, out);
+        case BF16: return multiply_as<BF16>(w, a, rows, first, last, out);
+        case INT8: return multiply_as<INT8>(w, a, rows, first, last, out);
+        default: return multiply_as<INT4>(w, a, rows, first, last, out);
+    }
+}
+
 struct Scratch {
     std::vector<float> hidden, heads, cosines, sines;
     Activations normed, mixed, inner, last;
@@ -30,6 +47,7 @@ public:
 
     void run() {
         pool_.run([this] {
+            TileShapes shapes;
             pool_.each(step_.num_tokens, 8, [this](int64_t begin, int64_t end) { begin_tokens(begin, end); });
             for (int64_t index = 0; index < model_.num_layers; index++) attend(index), feed(model_.layers[index]);
             pool_.each(step_.num_rows, 1, [this](int64_t begin, int64_t end) {
@@ -47,6 +65,7 @@ public:
         float scale = 1 / std::sqrt(static_cast<float>(model_.head_dim));
         for (int64_t i = 0; i < step_.num_tokens * q_stride; i++) heads.q[i] *= scale;
         pool_.run([&] {
+            TileShapes shapes;
             pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) { attention_.keep(heads.layer, heads.k, heads.v, kv_stride, begin, end); });
             attention_.run(pool_, heads.layer, heads.q, q_stride);
         });
@@ -77,11 +96,11 @@ private:
         F squares = zero();
         for (int64_t i = 0; i < width_; i += LANES) squares = fma(load(x + i), load(x + i), squares);
         float scale = 1 / std::sqrt(sum(squares) / static_cast<float>(model_.hidden_size) + static_cast<float>(model_.norm_eps));
-        float block[BLOCK];
-        for (int64_t b = 0; b < width_ / BLOCK; b++) {
-            for (int i = 0; i < BLOCK; i += LANES)
-                store(block + i, mul(load(weight + b * BLOCK + i), mul(load(x + b * BLOCK + i), all(scale))));
-            out.put(row, b, block);
+        float unit[UNIT];
+        for (int64_t column = 0; column < width_; column += UNIT) {
+            for (int i = 0; i < UNIT; i += LANES)
+                store(unit + i, mul(load(weight + column + i), mul(load(x + column + i), all(scale))));
+            out.put(row, column, unit);
         }
     }
 
@@ -105,7 +124,7 @@ private:
         attention_.run(pool_, index, s_.heads.data(), heads_width_);
         pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++)
-                for (int64_t b = 0; b < layer.o.columns / BLOCK; b++) s_.mixed.put(t, b, &s_.heads[t * heads_width_ + b * BLOCK]);
+                for (int64_t i = 0; i < layer.o.columns; i += UNIT) s_.mixed.put(t, i, &s_.heads[t * heads_width_ + i]);
         });
         add_product(layer.o, s_.mixed);
     }
@@ -125,27 +144,27 @@ private:
         }
     }
 
-    // SwiGLU: four panels hold the gate of 32 inner values and then their up.
+    // SwiGLU: eight panels hold the gate of 64 inner values and then their up.
     void feed(const Layer& layer) {
         norm_all(layer.post_norm);
-        pool_.each(layer.gate_up.rows / (2 * BLOCK), 1, [&](int64_t begin, int64_t end) {
+        pool_.each(layer.gate_up.rows / (2 * UNIT), 1, [&](int64_t begin, int64_t end) {
             thread_local std::vector<float> both;
-            Activations::grow(both, step_.num_tokens * 2 * BLOCK);
+            Activations::grow(both, step_.num_tokens * 2 * UNIT);
             for (int64_t b = begin; b < end; b++) {
-                multiply(layer.gate_up, s_.normed, step_.num_tokens, 4 * b, 4 * b + 4, {both.data(), 2 * BLOCK, false});
-                for (int64_t t = 0; t < step_.num_tokens; t++) gate(&both[t * 2 * BLOCK], t, b);
+                multiply(layer.gate_up, s_.normed, step_.num_tokens, 8 * b, 8 * b + 8, {both.data(), 2 * UNIT, false});
+                for (int64_t t = 0; t < step_.num_tokens; t++) gate(&both[t * 2 * UNIT], t, b * UNIT);
             }
         });
         add_product(layer.down, s_.inner);
     }
 
-    void gate(const float* both, int64_t t, int64_t b) {
-        float block[BLOCK];
-        for (int i = 0; i < BLOCK; i += LANES) {
+    void gate(const float* both, int64_t t, int64_t column) {
+        float unit[UNIT];
+        for (int i = 0; i < UNIT; i += LANES) {
             F x = load(both + i);
-            store(block + i, mul(div(x, add(all(1), exp(sub(zero(), x)))), load(both + BLOCK + i)));
+            store(unit + i, mul(div(x, add(all(1), exp(sub(zero(), x)))), load(both + UNIT + i)));
         }
-        s_.inner.put(t, b, block);
+        s_.inner.put(t, column, unit);
     }
 
     void add_product(const Linear& weights, const Activations& a) {
@@ -179,7 +198,11 @@ int guarded(Work work) {
 
 extern "C" {
 
-void zhinao_set_threads(int threads) { Pool::resize(threads); }
+// To be called first. Returns 0, or 1 if the kernel does not let this process use what the library is made for.
+int zhinao_open(int threads) {
+    Pool::resize(threads);
+    return allow_tiles() ? 0 : 1;
+}
 
 // Returns 0, or 1 if there was not enough memory.
 int zhinao_step(const Model* model, const Cache* cache, const Step* step) {

@@ -9,23 +9,26 @@
 
 namespace {
 
-constexpr int PANEL = 16, BLOCK = 32, PARTS = PANEL / LANES;
+constexpr int PANEL = 16, UNIT = 64, PARTS = PANEL / LANES;
 
-// The left side of a product, (rows, columns): floats, or for INT8 and INT4 weights int8 blocks of 32 with a scale
-// and the sum of their integers.
+// Columns that share a scale.
+constexpr int block_of(int64_t format) { return format == INT8 ? 64 : 32; }
+
+// The left side of a product, (rows, columns): floats, or for INT8 and INT4 weights int8 in blocks as long as the
+// weights', each with its scale, the sum of its integers, and that sum scaled.
 struct Activations {
-    int64_t columns = 0;
+    int64_t columns = 0, block = UNIT;
     bool quantised = false;
-    std::vector<float> values, scales;
+    std::vector<float> values, scales, totals;
     std::vector<int8_t> bytes;
     std::vector<int32_t> sums;
 
-    void reserve(const Linear& weights, int64_t rows) {
-        columns = weights.columns;
-        quantised = weights.format >= INT8;
-        size_t size = static_cast<size_t>(rows * columns);
+    // The matrix unit reads whole tiles: up to 31 rows more than there are.
+    void reserve(const Linear& weights, int64_t num_rows) {
+        columns = weights.columns, block = block_of(weights.format), quantised = weights.format >= INT8;
+        size_t size = static_cast<size_t>((num_rows + 31) * columns), blocks = size / block;
         if (!quantised) grow(values, size);
-        if (quantised) grow(bytes, size), grow(scales, size / BLOCK), grow(sums, size / BLOCK);
+        if (quantised) grow(bytes, size), grow(scales, blocks), grow(totals, blocks), grow(sums, blocks);
     }
 
     template <class T>
@@ -33,26 +36,27 @@ struct Activations {
         if (v.size() < size) v.resize(size);
     }
 
-    // Take 32 values as one block of a row.
-    void put(int64_t row, int64_t block, const float* x) {
-        int64_t at = row * columns / BLOCK + block;
-        if (!quantised) {
-            std::memcpy(&values[at * BLOCK], x, BLOCK * sizeof(float));
-            return;
-        }
-        F largest = zero();
-        for (int i = 0; i < BLOCK; i += LANES) largest = max(largest, abs(load(x + i)));
+    // Take UNIT values as columns [column, column + UNIT) of a row.
+    void put(int64_t row, int64_t column, const float* x) {
+        int64_t at = row * columns + column;
+        if (!quantised) std::memcpy(&values[at], x, UNIT * sizeof(float));
+        else for (int64_t i = 0; i < UNIT; i += block) quantise(at + i, x + i);
+    }
+
+private:
+    void quantise(int64_t at, const float* x) {
+        F largest = zero(), total = zero();
+        for (int64_t i = 0; i < block; i += LANES) largest = max(largest, abs(load(x + i)));
         float size = highest(largest);
         F inverse = all(size > 0 ? 127 / size : 0);
-        int8_t* out = &bytes[at * BLOCK];
-        F total = zero();
-        for (int i = 0; i < BLOCK; i += LANES) {
+        for (int64_t i = 0; i < block; i += LANES) {
             F whole = round(mul(load(x + i), inverse));
             total = add(total, whole);
-            store_bytes(out + i, whole);
+            store_bytes(&bytes[at + i], whole);
         }
-        scales[at] = size / 127;
-        sums[at] = static_cast<int32_t>(sum(total));
+        int64_t index = at / block;
+        float exact = sum(total);
+        scales[index] = size / 127, totals[index] = size / 127 * exact, sums[index] = static_cast<int32_t>(exact);
     }
 };
 
@@ -88,19 +92,22 @@ inline void dot_floats(const Linear& w, const Activations& a, int64_t row, int64
 // The same with integer weights: exact within a block, then scaled.
 template <Format FORMAT, int M, int V>
 inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64_t vector, F (&out)[M][V]) {
-    constexpr int GROUP = 4 * PANEL, BLOCK_BYTES = FORMAT == INT8 ? 8 * GROUP : 4 * GROUP;
-    int64_t blocks = w.columns / BLOCK;
+    constexpr int COLUMNS = block_of(FORMAT), GROUP = 4 * PANEL, BLOCK_BYTES = COLUMNS * PANEL / (FORMAT == INT4 ? 2 : 1);
+    int64_t blocks = w.columns / COLUMNS;
     const char* p[V];
     for (int v = 0; v < V; v++) p[v] = panel_data(w, vector + v, blocks * BLOCK_BYTES, 4);
     for (int64_t b = 0; b < blocks; b++) {
-        const int8_t* x = &a.bytes[row * a.columns + b * BLOCK];
+        const int8_t* x = &a.bytes[row * a.columns + b * COLUMNS];
         int64_t at = row * blocks + b;
+        if constexpr (M <= 2)  // little is computed with each weight: ask for those to come
+            for (int v = 0; v < V; v++)
+                for (int i = 0; i < BLOCK_BYTES; i += 64) __builtin_prefetch(p[v] + b * BLOCK_BYTES + i + 4096);
         I acc[M][V];
         for (int m = 0; m < M; m++)
             for (int v = 0; v < V; v++) acc[m][v] = FORMAT == INT8 ? begin8(a.sums[at + m * blocks]) : begin4();
         if constexpr (FORMAT == INT8) {
-#pragma GCC unroll 8
-            for (int g = 0; g < 8; g++) {
+#pragma GCC unroll 16
+            for (int g = 0; g < COLUMNS / 4; g++) {
                 W weights[V];
                 for (int v = 0; v < V; v++) weights[v] = weights8(reinterpret_cast<const int8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP));
                 for (int m = 0; m < M; m++)
@@ -122,11 +129,9 @@ inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64
             int64_t scale_at = ((vector + v) / PARTS * blocks + b) * PANEL + (vector + v) % PARTS * LANES;
             F scale = load_half(w.scales + scale_at);
             for (int m = 0; m < M; m++) {
-                float factor = a.scales[at + m * blocks];
                 F whole = FORMAT == INT8 ? end8(acc[m][v]) : end4(acc[m][v]);
-                out[m][v] = fma(whole, mul(scale, all(factor)), out[m][v]);
-                if constexpr (FORMAT == INT4)
-                    out[m][v] = fma(load_half(w.minima + scale_at), all(factor * static_cast<float>(a.sums[at + m * blocks])), out[m][v]);
+                out[m][v] = fma(whole, mul(scale, all(a.scales[at + m * blocks])), out[m][v]);
+                if constexpr (FORMAT == INT4) out[m][v] = fma(load_half(w.minima + scale_at), all(a.totals[at + m * blocks]), out[m][v]);
             }
         }
     }
@@ -179,17 +184,6 @@ void multiply_as(const Linear& w, const Activations& a, int64_t rows, int64_t fi
             }
             v += width;
         }
-    }
-}
-
-// Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
-inline void multiply(const Linear& w, const Activations& a, int64_t rows, int64_t first, int64_t last, const Output& out) {
-    switch (w.format) {
-        case FP32: return multiply_as<FP32>(w, a, rows, first, last, out);
-        case FP16: return multiply_as<FP16>(w, a, rows, first, last, out);
-        case BF16: return multiply_as<BF16>(w, a, rows, first, last, out);
-        case INT8: return multiply_as<INT8>(w, a, rows, first, last, out);
-        default: return multiply_as<INT4>(w, a, rows, first, last, out);
     }
 }
 

@@ -84,9 +84,10 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self._functions: Any = ctypes.CDLL(str(path))
-        for function in (self._functions.zhinao_step, self._functions.zhinao_attend):
+        for function in (self._functions.zhinao_open, self._functions.zhinao_step, self._functions.zhinao_attend):
             function.restype = c_int
-        self._functions.zhinao_set_threads(c_int(torch.get_num_threads()))
+        if self._functions.zhinao_open(c_int(torch.get_num_threads())) != 0:
+            raise OSError(f"the kernel does not allow what {path.name} needs")
 
     def step(self, model: ModelStruct, kv: CacheStruct, step: Step, logits: Tensor) -> None:
         """Compute a step into logits, (rows, vocab filled up to 16) fp32. Raises MemoryError."""

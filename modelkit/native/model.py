@@ -22,10 +22,11 @@ from modelkit.native.library import (
     installed,
     open_library,
 )
-from modelkit.native.packing import BLOCK, PANEL, Format, Packed, interleave_gate_up, pack
+from modelkit.native.packing import PANEL, UNIT, Format, Packed, interleave_gate_up, pack
 from modelkit.paged import Step
 from modelkit.rotary import inverse_frequencies
 
+_TILE: Final = 32  # components of a head and tokens of a block, in what is read at once
 _SPAN: Final = 256  # attention.h's
 _MAX_GROUP: Final = 32  # attention.h's MAX_ROWS
 _EMBEDDINGS: Final[Mapping[Format, torch.dtype]] = MappingProxyType(
@@ -37,7 +38,8 @@ _HEADS: Final[Mapping[Format, Format]] = MappingProxyType({Format.INT4: Format.I
 
 def supports(config: DecoderConfig, block_len: int) -> bool:
     """Whether the C++ step can compute this model: whole vectors per head and per block."""
-    whole = config.head_dim % BLOCK == 0 and block_len % BLOCK == 0 and _SPAN % block_len == 0
+    whole = config.head_dim % _TILE == 0 and block_len % _TILE == 0 and _SPAN % block_len == 0
+    whole = whole and config.num_heads * config.head_dim % UNIT == 0
     return whole and config.num_heads // config.num_kv_heads <= _MAX_GROUP
 
 
@@ -95,7 +97,7 @@ class NativeWeights:
             self._take("head.weight", tensor)
 
     def _norm(self, tensor: Tensor) -> int:
-        return self._keep(F.pad(tensor.float(), (0, -len(tensor) % BLOCK)))
+        return self._keep(F.pad(tensor.float(), (0, -len(tensor) % UNIT)))
 
     def _fill(self, linear: LinearStruct, packed: Packed) -> None:
         linear.data = self._keep(packed.data)

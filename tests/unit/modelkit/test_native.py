@@ -84,8 +84,8 @@ def test_floating_point_logits_are_those_of_the_plain_decoder(decoder: Decoder, 
     oracle = PagedDecoder(rounded(decoder, form), num_blocks=NUM_BLOCKS, block_len=BLOCK_LEN)
     wanted = all_logits(oracle, ids, chunk=300, blocks=blocks)
     found = all_logits(native(decoder, form, library), ids, chunk=300, blocks=blocks)
-    # beside half-precision weights keys and values are fp16: 11 bits
-    assert (found - wanted).abs().max() < wanted.abs().max() * (1e-5 if form is Format.FP32 else 2e-3)
+    # beside half-precision weights keys and values have 11 bits, on a matrix unit 8
+    assert (found - wanted).abs().max() < wanted.abs().max() * (1e-5 if form is Format.FP32 else 1e-2)
 
 
 @pytest.mark.parametrize("form", [Format.INT8, Format.INT4])
@@ -176,11 +176,11 @@ def test_a_block_of_equal_weights_is_kept(form: Format, value: float) -> None:
     assert torch.allclose(unpack(pack(weight, form)), weight, rtol=1e-3, atol=0)
 
 
-def test_gate_and_up_take_turns_by_blocks_of_32() -> None:
-    rows = torch.arange(2 * 40)[:, None].float() + 1
+def test_gate_and_up_take_turns_by_blocks_of_64() -> None:
+    rows = torch.arange(2 * 80)[:, None].float() + 1
     taken = interleave_gate_up(rows)[:, 0].tolist()
-    gate, up = list(range(1, 41)), list(range(41, 81))
-    assert taken == gate[:32] + up[:32] + gate[32:] + [0] * 24 + up[32:] + [0] * 24
+    gate, up = list(range(1, 81)), list(range(81, 161))
+    assert taken == gate[:64] + up[:64] + gate[64:] + [0] * 48 + up[64:] + [0] * 48
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,7 @@ def test_gate_and_up_take_turns_by_blocks_of_32() -> None:
         ({"head_dim": 64}, 48, False),
         ({"head_dim": 64}, 512, False),
         ({"head_dim": 64, "num_heads": 33, "num_kv_heads": 1}, 32, False),
+        ({"head_dim": 32, "num_heads": 3, "num_kv_heads": 1}, 32, False),
     ],
 )
 def test_models_that_do_not_fill_vectors_are_left_to_torch(changes: dict[str, int], block_len: int, fits: bool) -> None:
