@@ -35,8 +35,8 @@ public:
 // The integer products of R times P tiles over one block of columns, into sums. Tile registers are named by constants:
 // 0 to 3 hold the sums, 4 and 5 rows of activations, 6 and 7 panels of weights.
 template <int R, int P>
-inline void multiply_block(const int8_t* left, int64_t left_stride, const int8_t* const (&right)[P], int32_t (*sums)[TILE][PANEL]) {
-    _tile_loadd(4, left, left_stride);
+inline void multiply_block(const int8_t* left, int64_t next_rows, const int8_t* const (&right)[P], int32_t (*sums)[TILE][PANEL]) {
+    _tile_loadd(4, left, UNIT);
     _tile_loadd(6, right[0], 4 * PANEL);
     _tile_zero(0);
     _tile_dpbssd(0, 4, 6);
@@ -48,7 +48,7 @@ inline void multiply_block(const int8_t* left, int64_t left_stride, const int8_t
         _tile_stored(1, sums[1], 4 * PANEL);
     }
     if constexpr (R == 2) {
-        _tile_loadd(5, left + TILE * left_stride, left_stride);
+        _tile_loadd(5, left + next_rows, UNIT);
         _tile_zero(2);
         _tile_dpbssd(2, 5, 6);
         _tile_stored(2, sums[P], 4 * PANEL);
@@ -60,20 +60,32 @@ inline void multiply_block(const int8_t* left, int64_t left_stride, const int8_t
     }
 }
 
+// What T tiles pass through: the integers of two blocks, and the scaled sums. Each begins elsewhere within a page, for a
+// load waits on an unfinished store 4 KiB before it.
+template <int T>
+struct Passage {
+    alignas(64) int32_t even[T][TILE][PANEL];
+    char gap[1344];
+    alignas(64) int32_t odd[T][TILE][PANEL];
+    char another_gap[1344];
+    alignas(64) float out[T][TILE][PANEL];
+};
+
 // R times 16 rows times P panels, the same sums as dot_blocks. data: int8 weights; INT4: unpacked, each block filled up
 // to 64 columns with zeros. The integers of a block pass through memory: vectors scale those of one block while the
 // matrix unit is at the next.
 template <Format FORMAT, int R, int P>
-inline void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, float (*out)[TILE][PANEL]) {
-    alignas(64) int32_t sums[2][R * P][TILE][PANEL];
+inline void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, Passage<R * P>& through) {
+    auto* out = through.out;
     int64_t blocks = w.columns / block_of(FORMAT);
     for (int64_t next = 0; next <= blocks; next++) {
         if (next < blocks) {
             const int8_t* right[P];
             for (int p = 0; p < P; p++) right[p] = data + (p * blocks + next) * UNIT * PANEL;
-            multiply_block<R, P>(&a.bytes[row * a.columns + next * block_of(FORMAT) / UNIT * UNIT], a.columns, right, sums[next % 2]);
+            multiply_block<R, P>(&a.bytes[a.place(row, next * block_of(FORMAT) / UNIT * UNIT)], TILE * a.columns, right, next % 2 ? through.odd : through.even);
         }
         int64_t b = next - 1;
+        auto* sums = b % 2 ? through.odd : through.even;
         for (int t = 0; t < R * P && b >= 0; t++) {
             const float* scales = &a.scales[(row + t / P * TILE) * blocks + b];
             [[maybe_unused]] const float* totals = &a.totals[(row + t / P * TILE) * blocks + b];
@@ -82,7 +94,7 @@ inline void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_
             [[maybe_unused]] F minimum = FORMAT == INT4 ? load_half(w.minima + scale_at) : zero();
 #pragma GCC unroll 16
             for (int m = 0; m < TILE; m++) {
-                F kept = fma(end8(_mm512_load_si512(sums[b % 2][t][m])), mul(scale, all(scales[m * blocks])), load(out[t][m]));
+                F kept = fma(end8(_mm512_load_si512(sums[t][m])), mul(scale, all(scales[m * blocks])), load(out[t][m]));
                 if constexpr (FORMAT == INT4) kept = fma(minimum, all(totals[m * blocks]), kept);
                 store(out[t][m], kept);
             }
@@ -107,10 +119,11 @@ inline void unpack_panel(const uint8_t* packed, int64_t columns, int8_t* out) {
 
 template <Format FORMAT, int R, int P>
 void tiles_of(const Linear& w, const Activations& a, int64_t rows, int64_t row, int64_t panel, const int8_t* data, const Output& out, int64_t column) {
-    alignas(64) float sums[R * P][TILE][PANEL];
+    Passage<R * P> through;
+    auto* sums = through.out;
     for (int t = 0; t < R * P; t++)
         for (int m = 0; m < TILE; m++) store(sums[t][m], w.bias ? load(w.bias + (panel + t % P) * PANEL) : zero());
-    dot_tiles<FORMAT, R, P>(w, a, row, panel, data, sums);
+    dot_tiles<FORMAT, R, P>(w, a, row, panel, data, through);
     for (int t = 0; t < R * P; t++)
         for (int64_t m = 0; m < std::min<int64_t>(TILE, rows - row - t / P * TILE); m++) {
             float* p = out.values + (row + t / P * TILE + m) * out.stride + column + t % P * PANEL;

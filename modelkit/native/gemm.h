@@ -14,8 +14,15 @@ constexpr int PANEL = 16, UNIT = 64, PARTS = PANEL / LANES;
 // Columns that share a scale.
 constexpr int block_of(int64_t format) { return format == INT8 ? 64 : 32; }
 
+#if defined(__AMX_INT8__)
+constexpr bool TILED = true;
+#else
+constexpr bool TILED = false;
+#endif
+
 // The left side of a product, (rows, columns): floats, or for INT8 and INT4 weights int8 in blocks as long as the
-// weights', each with its scale, the sum of its integers, and that sum scaled.
+// weights', each with its scale, the sum of its integers, and that sum scaled. The matrix unit wants the integers in
+// tiles of 16 rows by 64 columns, one after the other.
 struct Activations {
     int64_t columns = 0, block = UNIT;
     bool quantised = false;
@@ -40,11 +47,19 @@ struct Activations {
     void put(int64_t row, int64_t column, const float* x) {
         int64_t at = row * columns + column;
         if (!quantised) std::memcpy(&values[at], x, UNIT * sizeof(float));
-        else for (int64_t i = 0; i < UNIT; i += block) quantise(at + i, x + i);
+        else for (int64_t i = 0; i < UNIT; i += block) quantise(row, column + i, x + i);
     }
 
+    // Where the integer of a row and column is; rows of one tile, or all rows, are row_stride() apart.
+    int64_t place(int64_t row, int64_t column) const {
+        if constexpr (!TILED) return row * columns + column;
+        return (row / 16 * columns / 64 + column / 64) * 1024 + row % 16 * 64 + column % 64;
+    }
+    int64_t row_stride() const { return TILED ? 64 : columns; }
+
 private:
-    void quantise(int64_t at, const float* x) {
+    void quantise(int64_t row, int64_t column, const float* x) {
+        int64_t at = place(row, column);
         F largest = zero(), total = zero();
         for (int64_t i = 0; i < block; i += LANES) largest = max(largest, abs(load(x + i)));
         float size = highest(largest);
@@ -54,7 +69,7 @@ private:
             total = add(total, whole);
             store_bytes(&bytes[at + i], whole);
         }
-        int64_t index = at / block;
+        int64_t index = (row * columns + column) / block;
         float exact = sum(total);
         scales[index] = size / 127, totals[index] = size / 127 * exact, sums[index] = static_cast<int32_t>(exact);
     }
@@ -97,7 +112,7 @@ inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64
     const char* p[V];
     for (int v = 0; v < V; v++) p[v] = panel_data(w, vector + v, blocks * BLOCK_BYTES, 4);
     for (int64_t b = 0; b < blocks; b++) {
-        const int8_t* x = &a.bytes[row * a.columns + b * COLUMNS];
+        const int8_t* x = &a.bytes[a.place(row, b * COLUMNS)];
         int64_t at = row * blocks + b;
         if constexpr (M <= 2)  // little is computed with each weight: ask for those to come
             for (int v = 0; v < V; v++)
@@ -111,7 +126,7 @@ inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64
                 W weights[V];
                 for (int v = 0; v < V; v++) weights[v] = weights8(reinterpret_cast<const int8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP));
                 for (int m = 0; m < M; m++)
-                    for (int v = 0; v < V; v++) acc[m][v] = dot8(acc[m][v], weights[v], x + m * a.columns + 4 * g);
+                    for (int v = 0; v < V; v++) acc[m][v] = dot8(acc[m][v], weights[v], x + m * a.row_stride() + 4 * g);
             }
         } else {
 #pragma GCC unroll 4
@@ -120,8 +135,8 @@ inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64
                 for (int v = 0; v < V; v++) weights4(reinterpret_cast<const uint8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP), low[v], high[v]);
                 for (int m = 0; m < M; m++)
                     for (int v = 0; v < V; v++) {
-                        acc[m][v] = dot4(acc[m][v], low[v], x + m * a.columns + 4 * g);
-                        acc[m][v] = dot4(acc[m][v], high[v], x + m * a.columns + 4 * g + 16);
+                        acc[m][v] = dot4(acc[m][v], low[v], x + m * a.row_stride() + 4 * g);
+                        acc[m][v] = dot4(acc[m][v], high[v], x + m * a.row_stride() + 4 * g + 16);
                     }
             }
         }
