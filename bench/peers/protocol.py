@@ -1,0 +1,57 @@
+"""Decides how a measured engine talks: a line of JSON per job in, one per outcome out; knows no engine. Stdlib only."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Answers of exactly max_tokens tokens, made together, greedily.
+
+    prompts: token ids. newcomer: one more prompt, which arrives when every other answer has `newcomer_after` tokens,
+    and gets one token.
+    """
+
+    prompts: list[list[int]]
+    max_tokens: int
+    newcomer: list[int] | None = None
+    newcomer_after: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job took. token_s: of every answer, when each token came, from the job's start; peers leave it empty.
+
+    newcomer_s: when the newcomer was handed in and when its token came.
+    """
+
+    num_tokens: int
+    token_s: list[list[float]] = field(default_factory=list[list[float]])
+    newcomer_s: tuple[float, float] | None = None
+    seconds: float = 0.0
+
+
+# Lays a job out as the engine wants it, and returns what is to be timed.
+Prepare = Callable[[Job], Callable[[], Outcome]]
+
+
+def serve(prepare: Prepare, about: Mapping[str, str]) -> None:
+    """Answer jobs until stdin ends. The first line out is `about`, which says that the engine is loaded."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # engines print what they like; only answers may go where the answers are read
+
+    def answer(words: Mapping[str, object]) -> None:
+        answers.write(json.dumps(words) + "\n")
+        answers.flush()
+
+    answer(about)
+    for line in sys.stdin:
+        run = prepare(Job(**json.loads(line)))
+        began_s = time.perf_counter()
+        outcome = run()
+        seconds = time.perf_counter() - began_s
+        answer(asdict(outcome) | {"seconds": seconds})
