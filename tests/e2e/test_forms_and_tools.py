@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
@@ -22,6 +23,12 @@ TOOLS: list[Any] = [
 QUESTION: list[Any] = [{"role": "user", "content": "How is the weather in Paris?"}]
 
 
+@pytest.fixture
+def client(mesh: Mesh) -> Iterator[openai.OpenAI]:
+    with mesh.client() as client:
+        yield client
+
+
 class Verdict(BaseModel):
     """What the client asks the model to fill in."""
 
@@ -30,8 +37,8 @@ class Verdict(BaseModel):
     reasons: list[Literal["price", "taste", "service"]] = Field(max_length=2)
 
 
-def test_client_gets_its_own_class_back(mesh: Mesh) -> None:
-    completion = mesh.client().chat.completions.parse(
+def test_client_gets_its_own_class_back(client: openai.OpenAI) -> None:
+    completion = client.chat.completions.parse(
         model="zhinao-chat",
         messages=[{"role": "user", "content": "Judge this: the soup was cold."}],
         response_format=Verdict,
@@ -43,8 +50,8 @@ def test_client_gets_its_own_class_back(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("model", ["zhinao-chat", "tiny-zhinao", "tiny/llama"])
-def test_every_model_keeps_to_a_pattern_in_every_answer(mesh: Mesh, model: str) -> None:
-    completion = mesh.client().completions.create(
+def test_every_model_keeps_to_a_pattern_in_every_answer(client: openai.OpenAI, model: str) -> None:
+    completion = client.completions.create(
         model=model,
         prompt="When?",
         n=3,
@@ -57,7 +64,7 @@ def test_every_model_keeps_to_a_pattern_in_every_answer(mesh: Mesh, model: str) 
     ] * 3
 
 
-def test_streamed_and_whole_answers_in_a_form_are_alike(mesh: Mesh) -> None:
+def test_streamed_and_whole_answers_in_a_form_are_alike(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {
         "model": "zhinao-chat",
         "messages": QUESTION,
@@ -65,18 +72,18 @@ def test_streamed_and_whole_answers_in_a_form_are_alike(mesh: Mesh) -> None:
         "response_format": {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY_ONLY}},
     }
 
-    whole = mesh.client().chat.completions.create(**asked)
-    chunks = list(mesh.client().chat.completions.create(**asked, stream=True))
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
 
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
     assert json.loads(str(whole.choices[0].message.content))["city"] in CITY["properties"]["city"]["enum"]  # type: ignore[index]
 
 
-def test_schema_that_cannot_be_kept_to_is_refused_with_its_reason(mesh: Mesh) -> None:
+def test_schema_that_cannot_be_kept_to_is_refused_with_its_reason(client: openai.OpenAI) -> None:
     schema = {"name": "x", "schema": {"type": "array", "uniqueItems": True}}
 
     with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
-        mesh.client().chat.completions.create(
+        client.chat.completions.create(
             model="zhinao-chat",
             messages=QUESTION,
             response_format={"type": "json_schema", "json_schema": schema},  # pyright: ignore[reportArgumentType]
@@ -86,7 +93,7 @@ def test_schema_that_cannot_be_kept_to_is_refused_with_its_reason(mesh: Mesh) ->
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
-def test_forced_call_fits_its_schema_streamed_and_whole(mesh: Mesh, choice: Any) -> None:
+def test_forced_call_fits_its_schema_streamed_and_whole(client: openai.OpenAI, choice: Any) -> None:
     asked: dict[str, Any] = {
         "model": "zhinao-chat",
         "messages": QUESTION,
@@ -96,8 +103,8 @@ def test_forced_call_fits_its_schema_streamed_and_whole(mesh: Mesh, choice: Any)
         "temperature": 0,
     }
 
-    whole = mesh.client().chat.completions.create(**asked).choices[0]
-    with mesh.client().chat.completions.stream(**asked) as stream:
+    whole = client.chat.completions.create(**asked).choices[0]
+    with client.chat.completions.stream(**asked) as stream:
         streamed = stream.get_final_completion().choices[0]
 
     assert whole.message.tool_calls is not None and streamed.message.tool_calls is not None
@@ -110,8 +117,7 @@ def test_forced_call_fits_its_schema_streamed_and_whole(mesh: Mesh, choice: Any)
     assert choice == "required" or call.function.name == "get_weather"
 
 
-def test_result_of_a_call_goes_back_and_is_answered(mesh: Mesh) -> None:
-    client = mesh.client()
+def test_result_of_a_call_goes_back_and_is_answered(client: openai.OpenAI) -> None:
     first = client.chat.completions.create(
         model="zhinao-chat", messages=QUESTION, tools=TOOLS, tool_choice="required", parallel_tool_calls=False
     ).choices[0]
@@ -130,11 +136,9 @@ def test_result_of_a_call_goes_back_and_is_answered(mesh: Mesh) -> None:
     assert second.message.tool_calls is None
 
 
-def test_functions_that_may_be_called_leave_the_answer_free(mesh: Mesh) -> None:
-    choice = (
-        mesh.client()
-        .chat.completions.create(model="zhinao-chat", messages=QUESTION, tools=TOOLS, max_tokens=48, temperature=0)
-        .choices[0]
-    )
+def test_functions_that_may_be_called_leave_the_answer_free(client: openai.OpenAI) -> None:
+    choice = client.chat.completions.create(
+        model="zhinao-chat", messages=QUESTION, tools=TOOLS, max_tokens=48, temperature=0
+    ).choices[0]
 
     assert choice.message.content or choice.message.tool_calls
