@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-structured bench-peers bench-chat
+.PHONY: setup up down test check proto generate help lint format bench-start bench-structured bench-peers bench-chat bench-profile perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -51,6 +51,12 @@ bench-peers: setup ## install the engines that bench-chat compares with; some mi
 
 bench-chat: setup ## measure the chat engine beside its peers; ARGS="--help" explains
 	@$(BIN)/python -m bench.chat $(ARGS)
+
+bench-profile: setup ## show where the time of an engine step goes
+	@$(BIN)/python -m bench.profile
+
+perf-analyzer: setup ## run NVIDIA's perf_analyzer against the chat model; ARGS="--help" explains
+	@$(BIN)/python -m bench.perf_analyzer $(ARGS)
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14

@@ -13,7 +13,8 @@ import pytest
 from tests.architecture.source_tree import PACKAGES, ROOT, modules
 
 TENSOR_CODE = {"torch", "transformers", "modelkit"}
-RUNS_THE_ENGINE = {"bench.peers.ours", "bench.structured"}  # measurements inside of the worker, on purpose
+# measurements inside of the worker, on purpose
+RUNS_THE_ENGINE = {"bench.peers.ours", "bench.profile", "bench.structured"}
 ENTRIES = sorted(ROOT.glob("model_repository/*/1/model.py"))
 
 
