@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-structured bench-peers bench-chat bench-profile perf-analyzer
+.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-structured bench-peers bench-chat bench-perplexity bench-profile perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -48,6 +48,9 @@ bench-soak: setup ## load a mesh of its own for half an hour and watch its memor
 
 bench-structured: setup ## answer 200 JSON schemas on the demo model and judge the answers
 	@$(BIN)/python -m bench.structured $(ARGS)
+
+bench-perplexity: setup ## measure what each number format costs in quality
+	@$(BIN)/python -m bench.perplexity $(ARGS)
 
 bench-peers: setup ## install the engines that bench-chat compares with; some minutes of compiling
 	@$(BIN)/python -m bench.peers.install

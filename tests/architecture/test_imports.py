@@ -14,7 +14,7 @@ from tests.architecture.source_tree import PACKAGES, ROOT, modules
 
 TENSOR_CODE = {"torch", "transformers", "modelkit"}
 # measurements inside of the worker, on purpose
-RUNS_THE_ENGINE = {"bench.peers.ours", "bench.profile", "bench.structured"}
+RUNS_THE_ENGINE = {"bench.peers.ours", "bench.perplexity", "bench.profile", "bench.structured"}
 ENTRIES = sorted(ROOT.glob("model_repository/*/1/model.py"))
 
 
