@@ -45,10 +45,27 @@ def server(tmp_path: Path) -> Iterator[Server]:
     environment = {**os.environ, **triton.environment()}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    yield Server(process, f"127.0.0.1:{http + 1}")
-    process.kill()
-    process.wait()
-    triton.remove_shared_memory(PREFIX)
+    try:
+        yield Server(process, f"127.0.0.1:{http + 1}")
+    finally:
+        process.kill()
+        process.wait()
+        end_stubs()
+        triton.remove_shared_memory(PREFIX)
+
+
+def stubs() -> list[psutil.Process]:
+    """The Python processes behind this run's servers, those that outlived theirs too."""
+    living = psutil.process_iter(["cmdline"])
+    return [p for p in living if any(word.startswith(PREFIX) for word in p.info["cmdline"] or [])]
+
+
+def end_stubs() -> None:
+    """A stub whose server was killed waits for ever in a memory that nobody else has."""
+    left = stubs()
+    for stub in left:
+        stub.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 def stub_of(server: Server) -> psutil.Process:

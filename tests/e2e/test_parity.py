@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meshkit.errors import MeshError
 from modelkit.conversation import Message
+from modelkit.precision import Precision
 from services.chat_worker.engine.generation import Load, Piece
 from services.chat_worker.engine.sequence import RequestId
 from services.chat_worker.request import ChatPrompt, GenerationRequest
@@ -89,7 +90,7 @@ Expected = Future[list[list[int]]]
 @pytest.fixture(scope="module")
 def engine(demo_chat_model: Path) -> Iterator[Engine]:
     answers = Answers()
-    worker = build_worker(ChatSettings(model_path=demo_chat_model, max_model_len=1024), answers)
+    worker = build_worker(ChatSettings(model_path=demo_chat_model, max_model_len=1024, dtype=Precision.FP32), answers)
     worker.loop.start()
     yield worker, answers
     worker.loop.close()
