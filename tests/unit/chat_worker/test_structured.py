@@ -175,7 +175,7 @@ def test_json_has_one_layout_so_that_blanks_cannot_go_on_for_ever() -> None:
     [
         (FormatKind.JSON_SCHEMA, "{", SCHEMA, "is no JSON"),
         (FormatKind.JSON_SCHEMA, "[]", SCHEMA, "it must be a JSON object"),
-        (FormatKind.JSON_SCHEMA, '{"type": "strin"}', SCHEMA, "Invalid type: strin"),
+        (FormatKind.JSON_SCHEMA, '{"type": "words"}', SCHEMA, "Invalid type: words"),
         (FormatKind.JSON_SCHEMA, '{"uniqueItems": true}', SCHEMA, "uniqueItems"),
         (FormatKind.JSON_SCHEMA, '{"$ref": "#"}', SCHEMA, "cannot be kept to"),
         (FormatKind.JSON_SCHEMA, '{"$ref": "http://x/y"}', SCHEMA, "http://x/y"),
