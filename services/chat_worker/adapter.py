@@ -128,14 +128,19 @@ class ChatAdapter:
         except MeshError as error:
             self._places.release()
             _send_error(sender, error)
+            return
         except Exception:  # boundary: a request without an answer is a hung client
             log.exception("a request could not be prepared")
             self._places.release()
             _send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
-        else:
-            encode, leave = self._encoder(prepared, seed), self._places.release
-            self._outbox.open(request_id, _TritonReply(sender, encode, leave, trace))
+            return
+        encode, leave = self._encoder(prepared, seed), self._places.release
+        self._outbox.open(request_id, _TritonReply(sender, encode, leave, trace))
+        try:
             self._worker.submit(request_id, prepared)
+        except Exception:  # boundary: from here on the outbox answers
+            log.exception("a request could not be begun")
+            self._outbox.fail(request_id, MeshError(Reason.INTERNAL, "the request could not be begun"))
 
     def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes

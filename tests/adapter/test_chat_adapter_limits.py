@@ -7,6 +7,7 @@ import pytest
 
 from meshkit.errors import Reason
 from services.chat_worker.engine.sequence import FinishReason
+from services.chat_worker.worker import ChatWorker
 from tests.adapter.chat_calls import (
     USER,
     answer,
@@ -170,3 +171,16 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused_with_both_
 def test_a_window_beyond_the_checkpoints_is_refused_with_both_numbers(make_adapter: MakeAdapter) -> None:
     with pytest.raises(pb_utils.TritonModelException, match=r"300.*256"):
         make_adapter(max_model_len="300")
+
+
+def test_a_request_that_the_engine_cannot_take_is_answered_and_gives_its_place_up(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: object) -> None:
+        raise RuntimeError("no")
+
+    adapter = make_adapter(max_requests="1")
+    with monkeypatch.context() as broken:
+        broken.setattr(ChatWorker, "submit", break_down)
+        assert failure(adapter, chat((USER, "hi"), **greedy(4))).reason is Reason.INTERNAL
+    assert answer(adapter, chat((USER, "hi"), **greedy(4)))
