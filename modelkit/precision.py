@@ -13,7 +13,7 @@ from modelkit.checkpoint import Checkpoint, load_decoder, parameters
 from modelkit.config import CheckpointError, DecoderConfig
 from modelkit.decoder import Decoder
 from modelkit.devices import paged_model
-from modelkit.native.library import installed
+from modelkit.native.library import Library, best_library
 from modelkit.native.model import NativeDecoder, NativeWeights, kv_dtype, supports
 from modelkit.native.packing import Format, pack, unpack
 from modelkit.paged import PagedModel
@@ -59,14 +59,15 @@ def load_weights(folder: Path, precision: Precision, device: torch.device, block
     checkpoint = Checkpoint.open(folder)
     if device.type == "cuda":
         return _on_cuda(folder, precision, device)
-    libraries = installed()
-    if libraries and supports(checkpoint.config, block_len):
+    found = best_library()
+    if found and supports(checkpoint.config, block_len):
+        name, library = found
         form = Format[(Precision.INT8 if precision is Precision.AUTO else precision).name]
         weights = NativeWeights.build(checkpoint.config, parameters(checkpoint), form)
         return ServedWeights(
-            Precision[form.name], f"C++ for {libraries[0]}", kv_dtype(form), partial(_native_model, weights)
+            Precision[form.name], f"C++ for {name}", kv_dtype(form), partial(_native_model, weights, library)
         )
-    reason = f"heads of {checkpoint.config.head_dim} or blocks of {block_len}" if libraries else "no compiler at set-up"
+    reason = f"heads of {checkpoint.config.head_dim} or blocks of {block_len}" if found else "no library that runs here"
     log.warning("plain torch computes this model, slowly, in fp32: the C++ step is not there for it (%s)", reason)
     decoder = load_decoder(folder)
     if precision is Precision.AUTO:
@@ -91,10 +92,10 @@ def _on_cuda(folder: Path, precision: Precision, device: torch.device) -> Served
 
 
 def _native_model(
-    weights: NativeWeights, *, num_blocks: int, block_len: int, max_batch: int, max_context: int
+    weights: NativeWeights, library: Library, *, num_blocks: int, block_len: int, max_batch: int, max_context: int
 ) -> PagedModel:
     del max_batch, max_context  # its memory grows with the steps
-    return NativeDecoder(weights, num_blocks=num_blocks, block_len=block_len)
+    return NativeDecoder(weights, library, num_blocks=num_blocks, block_len=block_len)
 
 
 @torch.no_grad()

@@ -191,7 +191,7 @@ int guarded(Work work) {
     try {
         work();
         return 0;
-    } catch (const std::exception&) {  // memory ran out; nothing else throws
+    } catch (const std::exception&) {  // no memory for the step's buffers; inside of the job nothing may throw
         return 1;
     }
 }

@@ -41,7 +41,7 @@ inline void add_products(int64_t rows, const float* left, int64_t left_stride, L
                                         out + row * out_stride, out_stride);
 }
 
-// Numbers of type T, read and written by load_one and store_some, computed with in fp32.
+// Numbers of type T, read by load_some and written by store_some, computed with in fp32.
 template <class T>
 struct Plain {
     using Queries = const float*;

@@ -1,6 +1,7 @@
 """Opens the C++ step and hands it tensors; mirrors api.h, knows no checkpoints."""
 
 import ctypes
+import logging
 from ctypes import POINTER, Structure, c_double, c_int, c_int64, c_void_p, pointer
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from modelkit.native.build import available, library_path
 from modelkit.paged import Step
+
+log = logging.getLogger(__name__)
 
 
 class LinearStruct(Structure):
@@ -104,8 +107,18 @@ class Library:
 
 @cache
 def open_library(name: str) -> Library:
-    """The library for an instruction set, one of installed()."""
+    """The library for an instruction set, one of installed(). Raises OSError if the kernel does not let it run."""
     return Library(library_path(name))
+
+
+def best_library() -> tuple[str, Library] | None:
+    """The best library that is built and that the kernel lets run, with its instruction set; None if there is none."""
+    for name in installed():
+        try:
+            return name, open_library(name)
+        except OSError as error:
+            log.warning("the C++ step for %s is built and cannot run: %s", name, error)
+    return None
 
 
 def address(tensor: Tensor) -> int:

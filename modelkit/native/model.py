@@ -19,8 +19,6 @@ from modelkit.native.library import (
     LinearStruct,
     ModelStruct,
     address,
-    installed,
-    open_library,
 )
 from modelkit.native.packing import PANEL, UNIT, Format, Packed, interleave_gate_up, pack
 from modelkit.paged import Step
@@ -119,12 +117,10 @@ class NativeDecoder:
     keys: (layers, blocks, kv_heads, head_dim, block_len); values: (layers, blocks, kv_heads, block_len, head_dim).
     """
 
-    def __init__(
-        self, weights: NativeWeights, *, num_blocks: int, block_len: int, library: Library | None = None
-    ) -> None:
+    def __init__(self, weights: NativeWeights, library: Library, *, num_blocks: int, block_len: int) -> None:
         config = weights.config
         self._weights = weights
-        self._library = library or open_library(installed()[0])
+        self._library = library
         shape = (config.num_layers, num_blocks, config.num_kv_heads, block_len * config.head_dim)
         dtype = kv_dtype(weights.format)
         self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)

@@ -37,7 +37,7 @@ Pool::Pool(int threads) : threads_(threads) {
     for (int i = 1; i < threads; i++) std::thread([this] { serve(); }).detach();
 }
 
-void Pool::run(const std::function<void()>& job) {
+void Pool::run(const std::function<void()>& job) noexcept {
     job_ = &job;
     working_.store(threads_ - 1, std::memory_order_relaxed);
     jobs_.fetch_add(1, std::memory_order_release);

@@ -12,8 +12,9 @@ public:
     static void resize(int threads);  // only while nothing runs
     explicit Pool(int threads);
 
-    // Have every thread run the job; back when all are through.
-    void run(const std::function<void()>& job);
+    // Have every thread run the job; back when all are through. A job that throws ends the process: the others would
+    // wait for that thread for ever.
+    void run(const std::function<void()>& job) noexcept;
 
     // Inside a job, called by every thread alike: work(begin, end) over [0, count) in pieces of at least grain; on
     // return all of it is done.

@@ -43,7 +43,7 @@ def make_pool(config: DecoderConfig, block_len: int) -> KVPool:
 
 def make_native(config: DecoderConfig, block_len: int, *, name: str) -> NativeDecoder:
     weights = NativeWeights.build(config, Decoder(config).named_parameters(), Format.FP32)
-    cache = NativeDecoder(weights, num_blocks=16, block_len=block_len, library=open_library(name))
+    cache = NativeDecoder(weights, open_library(name), num_blocks=16, block_len=block_len)
     cache.keys.fill_(torch.nan)
     cache.values.fill_(torch.nan)
     return cache

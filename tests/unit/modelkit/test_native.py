@@ -10,6 +10,7 @@ from torch import Tensor
 from modelkit.config import DecoderConfig
 from modelkit.decoder import Decoder
 from modelkit.native import build
+from modelkit.native import library as native_library
 from modelkit.native.library import Library, installed, open_library
 from modelkit.native.model import NativeDecoder, NativeWeights, supports
 from modelkit.native.packing import Format, interleave_gate_up, pack, unpack
@@ -48,7 +49,7 @@ def random_decoder(config: DecoderConfig) -> Decoder:
 
 def native(decoder: Decoder, form: Format, library: Library) -> NativeDecoder:
     weights = NativeWeights.build(decoder.config, decoder.named_parameters(), form)
-    return NativeDecoder(weights, num_blocks=NUM_BLOCKS, block_len=BLOCK_LEN, library=library)
+    return NativeDecoder(weights, library, num_blocks=NUM_BLOCKS, block_len=BLOCK_LEN)
 
 
 def rounded(decoder: Decoder, form: Format) -> Decoder:
@@ -210,3 +211,22 @@ def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(build, "_SOURCES", tmp_path)
     with pytest.raises(build.BuildError, match=r"false -std=.* failed"):
         build.build()
+
+
+def test_where_the_kernel_refuses_the_best_library_the_next_one_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse_first(name: str) -> str:
+        if name == "first":
+            raise OSError("not allowed")
+        return f"opened {name}"
+
+    monkeypatch.setattr(native_library, "installed", lambda: ["first", "second", "third"])
+    monkeypatch.setattr(native_library, "open_library", refuse_first)
+    assert native_library.best_library() == ("second", "opened second")
+    assert "first is built and cannot run: not allowed" in caplog.text
+
+
+def test_without_a_library_there_is_none_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "installed", lambda: [])
+    assert native_library.best_library() is None
