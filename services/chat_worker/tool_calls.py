@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
 
@@ -137,7 +137,7 @@ class CallReader:
 
     def _read_arguments(self) -> bool:
         end = self._scanner.find_end(self._held)
-        self._calls.append(ToolCallDelta(self._num_calls - 1, arguments=self._held[:end]))
+        self._add_arguments(self._held[:end])
         self._held = "" if end is None else self._held[end:]
         self._state = _State.ARGUMENTS if end is None else _State.TAIL
         return end is not None
@@ -161,6 +161,12 @@ class CallReader:
         self._calls.append(ToolCallDelta(self._num_calls, self._make_id(), name))
         self._num_calls += 1
 
+    def _add_arguments(self, text: str) -> None:
+        """Clients expect one part of a call in a chunk: what is new joins the part that is waiting already."""
+        index = self._num_calls - 1
+        waiting = self._calls.pop() if self._calls and self._calls[-1].index == index else ToolCallDelta(index)
+        self._calls.append(replace(waiting, arguments=waiting.arguments + text))
+
     def _close_head(self, written: str) -> None:
         """Tell a call whose parts came in another order, or that it is none."""
         call = _read_call(written.lstrip().removeprefix(CALL_START).removesuffix(CALL_END), self._names)
@@ -168,7 +174,7 @@ class CallReader:
             self._say(written)
         else:
             self._begin_call(call[0])
-            self._calls.append(ToolCallDelta(self._num_calls - 1, arguments=call[1]))
+            self._add_arguments(call[1])
 
 
 class CallReaders:
