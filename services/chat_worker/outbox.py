@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.05  # how late a caller who left is noticed, and how old a published load may be
 
+# The least time that each response gets. Each costs the worker, Triton and those behind them CPU that the engine needs:
+# with many streams several tokens travel at a time; with few, whose steps take longer than this, nothing changes.
+_RESPONSE_S = 0.0015
+
 
 class Reply(Protocol):
     """The way back to one caller. Exactly one of these ends it: send of a piece that is the last, fail, drop."""
@@ -80,8 +84,8 @@ class _Fail:
 class Outbox:
     """The engine's sink: a slow way back costs this thread, never the engine.
 
-    Each turn delivers all that is queued; pieces of one answer that met in the queue, because the engine was faster,
-    travel as one. abort: tells the engine that nobody waits for a request any more.
+    Each turn delivers all that is queued and takes at least _RESPONSE_S for each response; pieces of one answer that
+    met in the queue meanwhile travel as one. abort: tells the engine that nobody waits for a request any more.
     """
 
     def __init__(self, *, abort: Callable[[RequestId], None], observer: Observer) -> None:
@@ -121,9 +125,10 @@ class Outbox:
     def _run(self) -> None:
         polled_s = time.monotonic()
         while self._turn():
-            if time.monotonic() - polled_s >= _POLL_S:
+            now_s = time.monotonic()
+            if now_s - polled_s >= _POLL_S:
                 self._poll()
-                polled_s = time.monotonic()
+                polled_s = now_s
 
     def _turn(self) -> bool:
         """Wait for a message and deliver all that are queued; False if the outbox is to stop."""
@@ -131,6 +136,7 @@ class Outbox:
             messages = [self._messages.get(timeout=_POLL_S)]
         except queue.Empty:
             return True
+        began_s = time.monotonic()
         messages += (self._messages.get_nowait() for _ in range(self._messages.qsize()))
         pieces: dict[tuple[RequestId, int], list[Piece]] = {}  # of each answer; the one that grew last is last
         for message in messages:
@@ -148,7 +154,10 @@ class Outbox:
                 case None:
                     break
         self._deliver(pieces)
-        return None not in messages
+        if None in messages:
+            return False
+        time.sleep(max(0.0, began_s + len(pieces) * _RESPONSE_S - time.monotonic()))
+        return True
 
     def _deliver(self, pieces: Mapping[tuple[RequestId, int], list[Piece]]) -> None:
         for (request_id, _), parts in pieces.items():

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshkit.errors import MeshError, Reason
+from services.chat_worker import outbox
 from services.chat_worker.engine.generation import Finish, Load, Piece
 from services.chat_worker.engine.sampler import Sampled
 from services.chat_worker.engine.sequence import FinishReason, RequestId
@@ -118,6 +119,28 @@ def test_pieces_that_wait_for_a_slow_way_back_travel_as_one() -> None:
     assert said(one, 1) == ["abc!."]
     assert said(two, 1) == ["ABC"]
     assert harness.observer.told.qsize() == 7  # each piece is counted as it was
+
+
+def test_the_more_answers_there_are_the_longer_their_next_tokens_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness, replies = Harness(), {RequestId(number): RecordingReply() for number in range(40)}
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        for request_id in replies if len(pauses) == 1 else ():
+            for text in "bc":  # two steps of the engine
+                harness.outbox.emit(request_id, Piece(text, ()))
+
+    monkeypatch.setattr(outbox.time, "sleep", pause)
+    for request_id, reply in replies.items():
+        harness.outbox.open(request_id, reply)
+        harness.outbox.emit(request_id, Piece("a", ()))
+    harness.outbox.start()
+    assert all(said(reply, 2) == ["a", "bc"] for reply in replies.values())
+    harness.outbox.close()
+    assert 0 < pauses[0] <= 40 * outbox._RESPONSE_S
 
 
 def test_a_failure_comes_after_the_pieces_before_it() -> None:
