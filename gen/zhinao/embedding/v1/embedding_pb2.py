@@ -25,27 +25,27 @@ _sym_db = _symbol_database.Default()
 from zhinao.common.v1 import common_pb2 as zhinao_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#zhinao/embedding/v1/embedding.proto\x12\x13zhinao.embedding.v1\x1a\x1dzhinao/common/v1/common.proto\"\xef\x01\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12/\n\x06inputs\x18\x03 \x03(\x0b\x32\x1f.zhinao.embedding.v1.EmbedInput\x12\x32\n\ninput_type\x18\x04 \x01(\x0e\x32\x1e.zhinao.embedding.v1.InputType\x12\x17\n\ndimensions\x18\x05 \x01(\rH\x00\x88\x01\x01\x12/\n\x08truncate\x18\x06 \x01(\x0e\x32\x1d.zhinao.embedding.v1.TruncateB\r\n\x0b_dimensions\"Y\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x32\n\x06tokens\x18\x02 \x01(\x0b\x32 .zhinao.embedding.v1.EmbedTokensH\x00\x42\x07\n\x05input\"\x1a\n\x0b\x45mbedTokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x89\x01\n\rEmbedResponse\x12\x32\n\nembeddings\x18\x01 \x03(\x0b\x32\x1e.zhinao.embedding.v1.Embedding\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.zhinao.common.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05space\x18\x04 \x01(\t\"5\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x18\n\x10truncated_tokens\x18\x02 \x01(\r*U\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x01\x12\x16\n\x12INPUT_TYPE_PASSAGE\x10\x02*^\n\x08Truncate\x12\x18\n\x14TRUNCATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATE_ERROR\x10\x01\x12\x10\n\x0cTRUNCATE_END\x10\x02\x12\x12\n\x0eTRUNCATE_START\x10\x03\x32\x62\n\x10\x45mbeddingService\x12N\n\x05\x45mbed\x12!.zhinao.embedding.v1.EmbedRequest\x1a\".zhinao.embedding.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#zhinao/embedding/v1/embedding.proto\x12\x13zhinao.embedding.v1\x1a\x1dzhinao/common/v1/common.proto\"\xb7\x02\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12/\n\x06inputs\x18\x03 \x03(\x0b\x32\x1f.zhinao.embedding.v1.EmbedInput\x12\x32\n\ninput_type\x18\x04 \x01(\x0e\x32\x1e.zhinao.embedding.v1.InputType\x12\x17\n\ndimensions\x18\x05 \x01(\rH\x00\x88\x01\x01\x12/\n\x08truncate\x18\x06 \x01(\x0e\x32\x1d.zhinao.embedding.v1.Truncate\x12\x18\n\x0binstruction\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05space\x18\x08 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_dimensionsB\x0e\n\x0c_instructionB\x08\n\x06_space\"Y\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x32\n\x06tokens\x18\x02 \x01(\x0b\x32 .zhinao.embedding.v1.EmbedTokensH\x00\x42\x07\n\x05input\"\x1a\n\x0b\x45mbedTokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x89\x01\n\rEmbedResponse\x12\x32\n\nembeddings\x18\x01 \x03(\x0b\x32\x1e.zhinao.embedding.v1.Embedding\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.zhinao.common.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05space\x18\x04 \x01(\t\"5\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x18\n\x10truncated_tokens\x18\x02 \x01(\r*U\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x01\x12\x16\n\x12INPUT_TYPE_PASSAGE\x10\x02*^\n\x08Truncate\x12\x18\n\x14TRUNCATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATE_ERROR\x10\x01\x12\x10\n\x0cTRUNCATE_END\x10\x02\x12\x12\n\x0eTRUNCATE_START\x10\x03\x32\x62\n\x10\x45mbeddingService\x12N\n\x05\x45mbed\x12!.zhinao.embedding.v1.EmbedRequest\x1a\".zhinao.embedding.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zhinao.embedding.v1.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INPUTTYPE']._serialized_start=647
-  _globals['_INPUTTYPE']._serialized_end=732
-  _globals['_TRUNCATE']._serialized_start=734
-  _globals['_TRUNCATE']._serialized_end=828
+  _globals['_INPUTTYPE']._serialized_start=719
+  _globals['_INPUTTYPE']._serialized_end=804
+  _globals['_TRUNCATE']._serialized_start=806
+  _globals['_TRUNCATE']._serialized_end=900
   _globals['_EMBEDREQUEST']._serialized_start=92
-  _globals['_EMBEDREQUEST']._serialized_end=331
-  _globals['_EMBEDINPUT']._serialized_start=333
-  _globals['_EMBEDINPUT']._serialized_end=422
-  _globals['_EMBEDTOKENS']._serialized_start=424
-  _globals['_EMBEDTOKENS']._serialized_end=450
-  _globals['_EMBEDRESPONSE']._serialized_start=453
-  _globals['_EMBEDRESPONSE']._serialized_end=590
-  _globals['_EMBEDDING']._serialized_start=592
-  _globals['_EMBEDDING']._serialized_end=645
-  _globals['_EMBEDDINGSERVICE']._serialized_start=830
-  _globals['_EMBEDDINGSERVICE']._serialized_end=928
+  _globals['_EMBEDREQUEST']._serialized_end=403
+  _globals['_EMBEDINPUT']._serialized_start=405
+  _globals['_EMBEDINPUT']._serialized_end=494
+  _globals['_EMBEDTOKENS']._serialized_start=496
+  _globals['_EMBEDTOKENS']._serialized_end=522
+  _globals['_EMBEDRESPONSE']._serialized_start=525
+  _globals['_EMBEDRESPONSE']._serialized_end=662
+  _globals['_EMBEDDING']._serialized_start=664
+  _globals['_EMBEDDING']._serialized_end=717
+  _globals['_EMBEDDINGSERVICE']._serialized_start=902
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1000
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,8 @@ class EmbedRequest(_message.Message):
     INPUT_TYPE_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     TRUNCATE_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller for logs; the server makes one up when it is empty."""
     model: _builtins.str
@@ -94,6 +96,10 @@ class EmbedRequest(_message.Message):
     """Length of the answered vectors, cut and normalised again; unset means the model's own."""
     truncate: Global___Truncate.ValueType
     """What to do with an input longer than the model's limit."""
+    instruction: _builtins.str
+    """Put in front of every text instead of the model's own instruction, whatever input_type says; empty means none."""
+    space: _builtins.str
+    """The space that the caller's other vectors are in; FAILED_PRECONDITION if this model's is another."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
         """At least one input."""
@@ -107,14 +113,25 @@ class EmbedRequest(_message.Message):
         input_type: Global___InputType.ValueType = ...,
         dimensions: _builtins.int | None = ...,
         truncate: Global___Truncate.ValueType = ...,
+        instruction: _builtins.str | None = ...,
+        space: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "dimensions", b"dimensions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "_instruction", b"_instruction", "_space", b"_space", "dimensions", b"dimensions", "instruction", b"instruction", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "dimensions", b"dimensions", "input_type", b"input_type", "inputs", b"inputs", "model", b"model", "request_id", b"request_id", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "_instruction", b"_instruction", "_space", b"_space", "dimensions", b"dimensions", "input_type", b"input_type", "inputs", b"inputs", "instruction", b"instruction", "model", b"model", "request_id", b"request_id", "space", b"space", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dimensions: _TypeAlias = _typing.Literal["dimensions"]  # noqa: Y015
     _WhichOneofArgType__dimensions: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions"]  # noqa: Y015
+    _WhichOneofReturnType__instruction: _TypeAlias = _typing.Literal["instruction"]  # noqa: Y015
+    _WhichOneofArgType__instruction: _TypeAlias = _typing.Literal["_instruction", b"_instruction"]  # noqa: Y015
+    _WhichOneofReturnType__space: _TypeAlias = _typing.Literal["space"]  # noqa: Y015
+    _WhichOneofArgType__space: _TypeAlias = _typing.Literal["_space", b"_space"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dimensions) -> _WhichOneofReturnType__dimensions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instruction) -> _WhichOneofReturnType__instruction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__space) -> _WhichOneofReturnType__space | None: ...
 
 Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from zhinao.common.v1 import common_pb2 as zhinao_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzhinao/rerank/v1/rerank.proto\x12\x10zhinao.rerank.v1\x1a\x1dzhinao/common/v1/common.proto\"\x96\x01\n\rRerankRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12\x11\n\tdocuments\x18\x04 \x03(\t\x12$\n\x17max_tokens_per_document\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x1a\n\x18_max_tokens_per_document\"v\n\x0eRerankResponse\x12-\n\x06scores\x18\x01 \x03(\x0b\x32\x1d.zhinao.rerank.v1.RerankScore\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.zhinao.common.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"G\n\x0bRerankScore\x12\x11\n\trelevance\x18\x01 \x01(\x01\x12\x0b\n\x03raw\x18\x02 \x01(\x01\x12\x18\n\x10truncated_tokens\x18\x03 \x01(\r2\\\n\rRerankService\x12K\n\x06Rerank\x12\x1f.zhinao.rerank.v1.RerankRequest\x1a .zhinao.rerank.v1.RerankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzhinao/rerank/v1/rerank.proto\x12\x10zhinao.rerank.v1\x1a\x1dzhinao/common/v1/common.proto\"\x96\x01\n\rRerankRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05query\x18\x03 \x01(\t\x12\x11\n\tdocuments\x18\x04 \x03(\t\x12$\n\x17max_tokens_per_document\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x1a\n\x18_max_tokens_per_document\"\x9c\x01\n\x0eRerankResponse\x12-\n\x06scores\x18\x01 \x03(\x0b\x32\x1d.zhinao.rerank.v1.RerankScore\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.zhinao.common.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"G\n\x0bRerankScore\x12\x11\n\trelevance\x18\x01 \x01(\x01\x12\x0b\n\x03raw\x18\x02 \x01(\x01\x12\x18\n\x10truncated_tokens\x18\x03 \x01(\r2\\\n\rRerankService\x12K\n\x06Rerank\x12\x1f.zhinao.rerank.v1.RerankRequest\x1a .zhinao.rerank.v1.RerankResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RERANKREQUEST']._serialized_start=83
   _globals['_RERANKREQUEST']._serialized_end=233
-  _globals['_RERANKRESPONSE']._serialized_start=235
-  _globals['_RERANKRESPONSE']._serialized_end=353
-  _globals['_RERANKSCORE']._serialized_start=355
-  _globals['_RERANKSCORE']._serialized_end=426
-  _globals['_RERANKSERVICE']._serialized_start=428
-  _globals['_RERANKSERVICE']._serialized_end=520
+  _globals['_RERANKRESPONSE']._serialized_start=236
+  _globals['_RERANKRESPONSE']._serialized_end=392
+  _globals['_RERANKSCORE']._serialized_start=394
+  _globals['_RERANKSCORE']._serialized_end=465
+  _globals['_RERANKSERVICE']._serialized_start=467
+  _globals['_RERANKSERVICE']._serialized_end=559
 # @@protoc_insertion_point(module_scope)

@@ -70,8 +70,11 @@ class RerankResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Served model id that answered."""
+    threshold: _builtins.float
+    """Relevance from which a document is worth keeping, as the model's calibration says; unset where there is none."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankScore]:
         """In the order of the documents."""
@@ -86,12 +89,15 @@ class RerankResponse(_message.Message):
         scores: _abc.Iterable[Global___RerankScore] | None = ...,
         usage: _common_pb2.Usage | None = ...,
         model: _builtins.str = ...,
+        threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "scores", b"scores", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "model", b"model", "scores", b"scores", "threshold", b"threshold", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
 
@@ -105,7 +111,7 @@ class RerankScore(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     TRUNCATED_TOKENS_FIELD_NUMBER: _builtins.int
     relevance: _builtins.float
-    """Relevance between 0 and 1."""
+    """Relevance between 0 and 1, calibrated where the model has a calibration."""
     raw: _builtins.float
     """What the model said before it was mapped to 0..1: a logit, or a mean log-likelihood."""
     truncated_tokens: _builtins.int
