@@ -8,16 +8,18 @@ from meshkit.errors import MeshError, Reason
 
 REQUEST_TENSOR: Final = "request"  # BYTES [1]: one serialised zhinao.*.v1 request
 RESPONSE_TENSOR: Final = "response"  # BYTES [1]: one serialised zhinao.*.v1 response
-OPERATION_PARAMETER: Final = "operation"  # Triton request parameter; absent means Operation.GENERATE
+OPERATION_PARAMETER: Final = "operation"  # Triton request parameter; absent means the work of the worker's kind
 TRACE_PARAMETER: Final = "traceparent"  # W3C Trace Context of the caller, which Triton makes of the metadata of a call
 MODEL_HEADER: Final = "x-mesh-model"  # gRPC metadata by which Envoy picks the worker of a served model id
 
 
 class Operation(StrEnum):
-    """What a call asks of a chat worker."""
+    """What a call asks of a worker: the work of its kind, or a sign of life."""
 
     GENERATE = "generate"
-    PING = "ping"  # answered by the engine loop between two steps, with no model forward and an empty response
+    EMBED = "embed"
+    RERANK = "rerank"
+    PING = "ping"  # answered by the thread that computes, with no model forward and an empty response
 
 
 _ERROR: Final = re.compile(r"\[mesh (?P<reason>[A-Z_]+)(?: param=(?P<param>\S+))?\] (?P<message>.*)", re.DOTALL)

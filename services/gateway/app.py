@@ -13,10 +13,10 @@ from services.gateway.errors import add_error_handlers
 from services.gateway.metrics import Metrics
 from services.gateway.routes import chat, completions, models, operations
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstream.worker import ChatWorker
+from services.gateway.upstream.worker import Worker
 
 
-def create_app(settings: GatewaySettings, worker: ChatWorker, metrics: Metrics) -> FastAPI:
+def create_app(settings: GatewaySettings, worker: Worker, metrics: Metrics) -> FastAPI:
     """The ASGI app in front of that worker; it opens nothing."""
     app = FastAPI(
         title="Zhinao Mesh",

@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from meshkit.errors import MeshError, Reason
 
 
+Kind = Literal["chat", "embed", "rerank"]
+
+
 class ServedModel(BaseModel):
     """One model that clients may name. id travels in HTTP and gRPC headers, so it is printable ASCII."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(pattern=r"^[!-~]{1,256}$")
-    kind: Literal["chat", "embed", "rerank"]  # also the name of its model inside Triton
+    kind: Kind  # also the name of its model inside Triton
 
 
 class Catalog:
@@ -30,16 +33,16 @@ class Catalog:
                 return model
         raise _not_found(f"the model {model_id!r:.80} does not exist; GET /v1/models lists those that do")
 
-    def find_chat(self, model_id: str | None) -> ServedModel:
-        """The chat model that a request names, or the first one when it names none; MODEL_NOT_FOUND otherwise."""
-        chats = [model for model in self.models if model.kind == "chat"]
+    def find_kind(self, kind: Kind, model_id: str | None) -> ServedModel:
+        """The model of that kind that a request names, or the first when it names none; MODEL_NOT_FOUND otherwise."""
         if not model_id:
-            if not chats:
-                raise _not_found("no chat model is served here")
-            return chats[0]
+            first = next((model for model in self.models if model.kind == kind), None)
+            if first is None:
+                raise _not_found(f"no {kind} model is served here")
+            return first
         model = self.find(model_id)
-        if model not in chats:
-            raise _not_found(f"the model {model_id!r} is of kind {model.kind}, not chat")
+        if model.kind != kind:
+            raise _not_found(f"the model {model_id!r} is of kind {model.kind}, not {kind}")
         return model
 
 

@@ -17,7 +17,7 @@ from services.gateway.openai.generation import GenerationFields
 from services.gateway.settings import GatewaySettings
 from services.gateway.translate.generation import to_seed
 from services.gateway.translate.head import Head
-from services.gateway.upstream.worker import ChatWorker
+from services.gateway.upstream.worker import Worker
 
 _VERSION: Final = version("zhinao-mesh")
 SEED_LIMIT: Final = 2**53  # a drawn seed survives clients whose only number is a double
@@ -29,7 +29,7 @@ class Gateway:
 
     settings: GatewaySettings
     catalog: Catalog
-    worker: ChatWorker
+    worker: Worker
     metrics: Metrics
     started_s: int  # Unix seconds
 
@@ -38,7 +38,7 @@ class Gateway:
         return Head(
             id=f"{prefix}-{uuid.uuid4().hex}",
             created_s=int(time.time()),
-            model=self.catalog.find_chat(body.model).id,
+            model=self.catalog.find_kind("chat", body.model).id,
             seed=secrets.randbelow(SEED_LIMIT) if body.seed is None else to_seed(body.seed),
             version=_VERSION,
             request_id=CURRENT.get().request_id,

@@ -53,7 +53,7 @@ class ChatServicer(ChatServiceServicer):
     def _pieces(
         self, request: GenerateRequest, time_remaining_s: float | None
     ) -> AsyncGenerator[GenerateResponse, None]:
-        request.model = self._gateway.catalog.find_chat(request.model).id
+        request.model = self._gateway.catalog.find_kind("chat", request.model).id
         if not request.sampling.HasField("seed"):
             request.sampling.seed = secrets.randbelow(SEED_LIMIT)
         limit_s = self._gateway.settings.request_timeout_s

@@ -3,23 +3,25 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, contextmanager
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
-from services.gateway.upstream.worker import ChatWorker
+from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 
 log = logging.getLogger(__name__)
 
 
 class Admission:
-    """A ChatWorker in front of another: it counts running answers and lets none begin once draining."""
+    """A Worker in front of another: it counts running answers and lets none begin once draining."""
 
-    def __init__(self, worker: ChatWorker, metrics: Metrics) -> None:
+    def __init__(self, worker: Worker, metrics: Metrics) -> None:
         self._worker = worker
         self._metrics = metrics
         self._num_running = 0
@@ -29,20 +31,28 @@ class Admission:
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
-        if self._draining:
-            raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
-        self._enter()
-        try:
+        with self._running(request.model):
             async with aclosing(self._worker.generate(request, timeout_s=timeout_s)) as pieces:
                 async for piece in self._observed(request.model, pieces):
                     yield piece
-        finally:
-            self._leave()
+
+    async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
+        """The vectors; NOT_READY while draining."""
+        with self._running(request.model):
+            response = await self._worker.embed(request, timeout_s=timeout_s)
+        _note_usage(response)
+        return response
+
+    async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
+        """The scores; NOT_READY while draining."""
+        with self._running(request.model):
+            response = await self._worker.rerank(request, timeout_s=timeout_s)
+        _note_usage(response)
+        return response
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model answered; NOT_READY while draining."""
-        if self._draining:
-            raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
+        self._check_open()
         await self._worker.ping(model, timeout_s=timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
@@ -57,7 +67,6 @@ class Admission:
         self, model: str, pieces: AsyncGenerator[GenerateResponse, None]
     ) -> AsyncGenerator[GenerateResponse, None]:
         call = CURRENT.get()
-        call.model = model
         begun_s = time.perf_counter()
         waiting = True
         async for piece in pieces:
@@ -70,13 +79,29 @@ class Admission:
                 call.completion_tokens = (call.completion_tokens or 0) + piece.usage.completion_tokens
             yield piece
 
-    def _enter(self) -> None:
-        self._num_running += 1
-        self._metrics.requests_running.set(self._num_running)
-        self._idle.clear()
+    def _check_open(self) -> None:
+        if self._draining:
+            raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
 
-    def _leave(self) -> None:
-        self._num_running -= 1
+    @contextmanager
+    def _running(self, model: str) -> Generator[None]:
+        self._check_open()
+        CURRENT.get().model = model
+        self._count(+1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._num_running += change
         self._metrics.requests_running.set(self._num_running)
-        if self._num_running == 0:
+        if self._num_running:
+            self._idle.clear()
+        else:
             self._idle.set()
+
+
+def _note_usage(response: EmbedResponse | RerankResponse) -> None:
+    call = CURRENT.get()  # one call may ask several times
+    call.prompt_tokens = (call.prompt_tokens or 0) + response.usage.prompt_tokens

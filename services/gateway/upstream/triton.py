@@ -14,6 +14,8 @@ from services.gateway.catalog import ServedModel
 from services.gateway.upstream.failures import from_status, from_text, lost
 from services.gateway.upstream.frames import is_final, pack_request, unpack_response
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 _CHANNEL_OPTIONS: Final = (
@@ -32,7 +34,7 @@ def open_channel(target: str) -> grpc.aio.Channel:
 
 
 class TritonWorker:
-    """The ChatWorker of real life: any number of models behind one channel."""
+    """The Worker of real life: any number of models behind one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         # Called as if it took a single request, which looks the same on the wire: grpc.aio hides the status of a call
@@ -44,7 +46,7 @@ class TritonWorker:
         )
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
-        """Stream the answer; see ChatWorker.generate."""
+        """Stream the answer; see Worker.generate."""
         request.timeout_s = min(timeout_s, request.timeout_s) if request.HasField("timeout_s") else timeout_s
         frame = pack_request(
             "chat", request.SerializeToString(), request_id=request.request_id, operation=Operation.GENERATE
@@ -58,12 +60,40 @@ class TritonWorker:
         if num_unfinished:
             raise MeshError(Reason.INTERNAL, f"the worker left {num_unfinished} answers without an end")
 
+    async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
+        """Embed all inputs; see Worker.embed."""
+        payload = await self._ask("embed", Operation.EMBED, request, timeout_s)
+        response = EmbedResponse.FromString(payload)
+        _check_complete(len(response.embeddings), len(request.inputs))
+        return response
+
+    async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
+        """Score all documents; see Worker.rerank."""
+        payload = await self._ask("rerank", Operation.RERANK, request, timeout_s)
+        response = RerankResponse.FromString(payload)
+        _check_complete(len(response.scores), len(request.documents))
+        return response
+
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
-        """Return once the model's engine answered; see ChatWorker.ping."""
+        """Return once the model's engine answered; see Worker.ping."""
         frame = pack_request(model.kind, b"", request_id="", operation=Operation.PING)
         async with aclosing(self._call(frame, model.id, timeout_s)) as payloads:
             async for _ in payloads:
                 pass
+
+    async def _ask(
+        self, triton_model: str, operation: Operation, request: EmbedRequest | RerankRequest, timeout_s: float
+    ) -> bytes:
+        """The only payload of the answer. It is asked for as a stream, so that Envoy, which reads a call's status and no
+        frame, never repeats what the worker itself refused."""
+        frame = pack_request(
+            triton_model, request.SerializeToString(), request_id=request.request_id, operation=operation
+        )
+        async with aclosing(self._call(frame, request.model, timeout_s)) as payloads:
+            answers = [payload async for payload in payloads]
+        if len(answers) != 1:
+            raise MeshError(Reason.INTERNAL, f"the worker sent {len(answers)} answers to one request")
+        return answers[0]
 
     async def _call(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
         call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model))
@@ -82,6 +112,11 @@ class TritonWorker:
             call.cancel()  # no-op on a call that ended by itself
         if not final:
             raise lost(model)
+
+
+def _check_complete(num_answered: int, num_asked: int) -> None:
+    if num_answered != num_asked:
+        raise MeshError(Reason.INTERNAL, f"the worker answered {num_answered} of {num_asked}")
 
 
 def _metadata(request_id: str, model: str) -> list[tuple[str, str]]:

@@ -5,9 +5,11 @@ from typing import Protocol
 
 from services.gateway.catalog import ServedModel
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 
 
-class ChatWorker(Protocol):
+class Worker(Protocol):
     """The seam between the gateway's two faces and the mesh behind it."""
 
     def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
@@ -15,6 +17,14 @@ class ChatWorker(Protocol):
 
         Closing the generator frees everything the request holds.
         """
+        ...
+
+    async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
+        """One vector of request.model per input, in order. Raises MeshError; cancelling frees everything it holds."""
+        ...
+
+    async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
+        """One score of request.model per document, in order. Raises MeshError; cancelling frees everything it holds."""
         ...
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:

@@ -24,16 +24,16 @@ EMBED = ServedModel(id="vectors", kind="embed")
 
 @pytest.mark.parametrize(("name", "found"), [(None, CHAT), ("", CHAT), ("a/chat", CHAT), ("other", OTHER)])
 def test_a_request_without_a_model_means_the_first_chat_model(name: str | None, found: ServedModel) -> None:
-    assert Catalog([EMBED, CHAT, OTHER]).find_chat(name) == found
+    assert Catalog([EMBED, CHAT, OTHER]).find_kind("chat", name) == found
 
 
 @pytest.mark.parametrize(
     ("look", "words"),
     [
         (lambda: Catalog([CHAT]).find("nope"), "'nope' does not exist"),
-        (lambda: Catalog([CHAT]).find_chat("nope"), "'nope' does not exist"),
-        (lambda: Catalog([CHAT, EMBED]).find_chat("vectors"), "of kind embed"),
-        (lambda: Catalog([EMBED]).find_chat(None), "no chat model"),
+        (lambda: Catalog([CHAT]).find_kind("chat", "nope"), "'nope' does not exist"),
+        (lambda: Catalog([CHAT, EMBED]).find_kind("chat", "vectors"), "of kind embed"),
+        (lambda: Catalog([EMBED]).find_kind("chat", None), "no chat model"),
     ],
 )
 def test_a_model_that_cannot_chat_is_not_found(look: Callable[[], ServedModel], words: str) -> None:
