@@ -16,10 +16,10 @@ _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PATTERNS: Final = ["*.json", "*.safetensors", "*.bin", "*.tiktoken", "*.model", "*.txt", "*.jinja"]
 
 
-def find_checkpoint(source: str | None) -> Path:
-    """Absolute folder of the weights. source: folder, name on Hugging Face, or None for the demo model."""
+def find_checkpoint(source: str | None, kind: str = "chat") -> Path:
+    """Absolute folder of the weights. source: folder, name on Hugging Face, or None for the demo model of that kind."""
     if source is None:
-        return _demo()
+        return _demo(kind)
     folder = Path(os.path.expanduser(source))
     if folder.is_dir():
         return folder.absolute()
@@ -28,12 +28,19 @@ def find_checkpoint(source: str | None) -> Path:
     raise UsageFailure(f"{source!r} is neither a folder nor a name like owner/model on Hugging Face")
 
 
-def _demo() -> Path:
-    folder = demo_checkpoint()
+def _demo(kind: str) -> Path:
+    folder = demo_checkpoint(kind)
     if not folder.exists():
-        command = [sys.executable, "-m", "modelkit.demo", str(folder)]  # it needs torch, which this process never loads
+        maker = "embed" if kind == "embed" else "chat"  # the demo chat model reranks as well
+        command = [
+            sys.executable,
+            "-m",
+            "modelkit.demo",
+            maker,
+            str(folder),
+        ]  # it loads torch
         if subprocess.run(command, check=False).returncode != 0:
-            raise MeshFailure("fetching the demo weights failed; see above, or give your own: --chat-model DIR")
+            raise MeshFailure(f"fetching the demo weights failed; see above, or give your own: --{kind}-model DIR")
     return folder
 
 

@@ -97,15 +97,16 @@ def install() -> None:
 
 
 def fetch_demo_weights() -> None:
-    """Make the demo checkpoint in the cache, unless it is there; its maker shows its own progress."""
-    target = demo_checkpoint()
-    if target.exists():
-        return
-    say(f"fetching the demo weights into {target}")
-    command = [VENV / "bin" / "python", "-m", "modelkit.demo", target]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if code != 0:
-        raise SetupError(f"fetching the demo weights failed with exit code {code}; see above")
+    """Make the demo checkpoints in the cache, unless they are there; their maker shows its own progress."""
+    for kind in ("chat", "embed"):  # reranking shares the chat model's
+        target = demo_checkpoint(kind)
+        if target.exists():
+            continue
+        say(f"fetching the demo weights into {target}")
+        command = [VENV / "bin" / "python", "-m", "modelkit.demo", kind, target]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if code != 0:
+            raise SetupError(f"fetching the demo weights failed with exit code {code}; see above")
 
 
 def build_native() -> None:

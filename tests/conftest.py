@@ -18,3 +18,11 @@ def demo_chat_model() -> Path:
     path = demo_checkpoint()
     assert path.is_dir(), f"{path} is missing: run `make setup`"
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_embed_model() -> Path:
+    """Folder of the demo encoder; `make setup` puts it there."""
+    path = demo_checkpoint("embed")
+    assert path.is_dir(), f"{path} is missing: run `make setup`"
+    return path

