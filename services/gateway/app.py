@@ -11,8 +11,9 @@ from services.gateway.deps import Gateway
 from services.gateway.disconnect import CancelOnDisconnect
 from services.gateway.errors import add_error_handlers
 from services.gateway.metrics import Metrics
-from services.gateway.routes import chat, completions, models, operations
+from services.gateway.routes import chat, completions, embeddings, models, operations, rerank
 from services.gateway.settings import GatewaySettings
+from services.gateway.upstream.search import Search
 from services.gateway.upstream.worker import Worker
 
 
@@ -24,9 +25,11 @@ def create_app(settings: GatewaySettings, worker: Worker, metrics: Metrics) -> F
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.gateway = Gateway(settings, Catalog(settings.models), worker, metrics, started_s=int(time.time()))
-    for router in (chat.router, completions.router, models.router, operations.router):
-        app.include_router(router)
+    catalog = Catalog(settings.models)
+    search = Search(catalog, worker, timeout_s=settings.request_timeout_s)
+    app.state.gateway = Gateway(settings, catalog, worker, search, metrics, started_s=int(time.time()))
+    for routes in (chat, completions, embeddings, rerank, models, operations):
+        app.include_router(routes.router)
     add_error_handlers(app)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -42,12 +42,12 @@ class Boundary:
             if error.reason is Reason.CLIENT_CANCELLED:
                 status = error.row.http  # never sent
             else:
-                await error_response(error)(scope, receive, send_named)
+                await error_response(error, scope["path"])(scope, receive, send_named)
         except Exception:  # boundary: a client always gets an answer
             if status is not None:
                 raise  # too late for one: the server breaks the connection off
             log.exception("request %s failed", call.request_id)
-            await error_response(MeshError(Reason.INTERNAL, ""))(scope, receive, send_named)
+            await error_response(MeshError(Reason.INTERNAL, ""), scope["path"])(scope, receive, send_named)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             code = str(status or TABLE[Reason.CLIENT_CANCELLED].http)

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshkit.errors import MeshError, Reason
 
-
 Kind = Literal["chat", "embed", "rerank"]
 
 

@@ -17,6 +17,7 @@ from services.gateway.openai.generation import GenerationFields
 from services.gateway.settings import GatewaySettings
 from services.gateway.translate.generation import to_seed
 from services.gateway.translate.head import Head
+from services.gateway.upstream.search import Search
 from services.gateway.upstream.worker import Worker
 
 _VERSION: Final = version("zhinao-mesh")
@@ -30,6 +31,7 @@ class Gateway:
     settings: GatewaySettings
     catalog: Catalog
     worker: Worker
+    search: Search
     metrics: Metrics
     started_s: int  # Unix seconds
 

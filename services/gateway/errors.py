@@ -1,6 +1,7 @@
-"""Decides how a failure looks over HTTP: one body, made from the one table; internal text stays inside."""
+"""Decides how a failure looks over HTTP: made from the one table, in words its route's clients read, none internal."""
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from fastapi import FastAPI, Request
@@ -25,7 +26,7 @@ def public_message(error: MeshError) -> str:
 
 
 def error_body(error: MeshError) -> ErrorBody:
-    """The one shape of every error."""
+    """The shape of every error, to which some routes add."""
     return {
         "error": {
             "message": public_message(error),
@@ -36,10 +37,31 @@ def error_body(error: MeshError) -> ErrorBody:
     }
 
 
-def error_response(error: MeshError) -> Response:
-    """The failure as a whole HTTP answer."""
+def _rerank_error_body(error: MeshError) -> Mapping[str, object]:
+    """The same, with the sentence also where Cohere's clients (message) and Jina's (detail) look for it."""
+    message = public_message(error)
+    return {**error_body(error), "message": message, "detail": message}
+
+
+def _tei_error_body(error: MeshError) -> Mapping[str, object]:
+    """The same as text-embeddings-inference spells it, in its words for the type."""
+    kinds = {Reason.QUEUE_FULL: "overloaded", Reason.NOT_READY: "unhealthy"}
+    kind = kinds.get(error.reason, "validation" if error.row.http < 500 else "backend")
+    return {**error_body(error)["error"], "error": public_message(error), "error_type": kind}
+
+
+_BODIES: Final[Mapping[str, Callable[[MeshError], Mapping[str, object]]]] = {
+    "/v1/rerank": _rerank_error_body,
+    "/v2/rerank": _rerank_error_body,
+    "/rerank": _tei_error_body,
+    "/embed": _tei_error_body,
+}
+
+
+def error_response(error: MeshError, path: str) -> Response:
+    """The failure as a whole HTTP answer of the route at that path."""
     headers = {"retry-after": _RETRY_AFTER_S} if error.reason in _RETRYABLE else None
-    body = json.dumps(error_body(error))  # ASCII: a bad text that is echoed may not be valid Unicode
+    body = json.dumps(_BODIES.get(path, error_body)(error))  # ASCII: a bad text that is echoed may not be valid Unicode
     return Response(body, status_code=error.row.http, headers=headers, media_type="application/json")
 
 
@@ -47,12 +69,12 @@ def add_error_handlers(app: FastAPI) -> None:
     """Answer what the framework itself refuses in our shape; a MeshError is answered by the boundary."""
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid(_: Request, error: RequestValidationError) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return error_response(to_mesh_error(error.errors()[0]))
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return error_response(to_mesh_error(error.errors()[0]), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def on_refused(request: Request, error: HTTPException) -> Response:  # pyright: ignore[reportUnusedFunction]
-        response = error_response(_refusal(request, error))
+        response = error_response(_refusal(request, error), request.url.path)
         response.headers.update(error.headers or {})
         return response
 

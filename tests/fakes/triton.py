@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self, TypeVar
 
 import grpc
 from tritonclient.grpc.service_pb2 import (
@@ -21,6 +21,8 @@ from tritonclient.grpc.service_pb2_grpc import (
 from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, Operation
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_STOP, GenerateRequest, GenerateResponse
 from zhinao.common.v1.common_pb2 import Usage
+from zhinao.embedding.v1.embedding_pb2 import Embedding, EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse, RerankScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class Vanish:
     """A step: end the stream without its final frame."""
 
 
-Step = GenerateResponse | ErrorText | Status | Hold | Vanish
+Request = GenerateRequest | EmbedRequest | RerankRequest
+Response = GenerateResponse | EmbedResponse | RerankResponse
+AnyRequest = TypeVar("AnyRequest", GenerateRequest, EmbedRequest, RerankRequest)
+Step = Response | ErrorText | Status | Hold | Vanish
 
 
 def piece(text: str, *token_ids: int) -> GenerateResponse:
@@ -66,6 +71,23 @@ def last(
     return GenerateResponse(text=text, token_ids=[9], finish_reason=reason, usage=usage)
 
 
+def vectors(*rows: Sequence[float], truncated: Sequence[int] = ()) -> EmbedResponse:
+    """A worker's answer of these vectors; truncated: tokens cut off each input."""
+    embeddings = [Embedding(values=row) for row in rows]
+    for embedding, num_tokens in zip(embeddings, truncated, strict=False):
+        embedding.truncated_tokens = num_tokens
+    usage = Usage(prompt_tokens=7)
+    return EmbedResponse(embeddings=embeddings, usage=usage, model="zhinao-embed", space="space-1")
+
+
+def scores(*relevances: float, threshold: float | None = None, truncated: int = 0) -> RerankResponse:
+    """A worker's answer of these scores, raw ones ten times as high; truncated: tokens cut off the last document."""
+    each = [RerankScore(relevance=relevance, raw=relevance * 10) for relevance in relevances]
+    each[-1].truncated_tokens = truncated
+    usage = Usage(prompt_tokens=11)
+    return RerankResponse(scores=each, usage=usage, model="zhinao-rerank", threshold=threshold)
+
+
 HELLO: tuple[Step, ...] = (piece("Hel"), piece("lo"), last("!"))
 
 
@@ -75,7 +97,7 @@ class Received:
 
     triton_model: str
     operation: str
-    request: GenerateRequest
+    request: Request
     metadata: dict[str, str]
 
 
@@ -115,8 +137,25 @@ class FakeTriton(GRPCInferenceServiceServicer):
     @property
     def request(self) -> GenerateRequest:
         """The only generation that was asked for."""
-        (received,) = [each for each in self.received if each.operation == Operation.GENERATE]
-        return received.request
+        return self._only(GenerateRequest)
+
+    @property
+    def embed_request(self) -> EmbedRequest:
+        """The only embedding that was asked for."""
+        return self._only(EmbedRequest)
+
+    @property
+    def rerank_request(self) -> RerankRequest:
+        """The only reranking that was asked for."""
+        return self._only(RerankRequest)
+
+    def _only(self, kind: type[AnyRequest]) -> AnyRequest:
+        (request,) = [
+            each.request
+            for each in self.received
+            if isinstance(each.request, kind) and each.operation != Operation.PING
+        ]
+        return request
 
     async def ModelStreamInfer(
         self,
@@ -140,7 +179,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
         for step in script:
             match step:
-                case GenerateResponse():
+                case GenerateResponse() | EmbedResponse() | RerankResponse():
                     yield _frame(step.SerializeToString())
                 case Hold():
                     self.holding.set()
@@ -155,6 +194,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
         yield ModelStreamInferResponse(infer_response=ModelInferResponse(parameters=_final(True)))
 
 
+_KINDS: Final = {"chat": GenerateRequest, "embed": EmbedRequest, "rerank": RerankRequest}
+
+
 def _read(
     request: ModelInferRequest, context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]"
 ) -> Received:
@@ -166,7 +208,7 @@ def _read(
     return Received(
         triton_model=request.model_name,
         operation=request.parameters[OPERATION_PARAMETER].string_param,
-        request=GenerateRequest.FromString(content[4:]),
+        request=_KINDS[request.model_name].FromString(content[4:]),
         metadata={key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)},
     )
 

@@ -1,6 +1,5 @@
 """Serves the typed ChatService on the same upstream code as REST; what a request holds is the worker's to judge."""
 
-import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -8,14 +7,10 @@ from typing import Final
 
 import grpc
 
-from meshkit.errors import MeshError, Reason
-from services.gateway.call import begin_call
 from services.gateway.deps import SEED_LIMIT, Gateway
-from services.gateway.grpc_api.status import to_status
+from services.gateway.grpc_api.boundary import answering
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 from zhinao.chat.v1.chat_pb2_grpc import ChatServiceServicer
-
-log = logging.getLogger(__name__)
 
 _ROUTE: Final = "/zhinao.chat.v1.ChatService/Generate"
 
@@ -30,25 +25,11 @@ class ChatServicer(ChatServiceServicer):
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
     ) -> AsyncGenerator[GenerateResponse, None]:
         """Stream one answer; a client that cancels, cancels it upstream."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id = request.request_id or metadata.get("x-request-id")
-        call = begin_call(request_id, metadata.get("traceparent"), metadata.get("authorization"))
-        code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
-        try:
+        async with answering(context, self._gateway.metrics, route=_ROUTE, request_id=request.request_id) as call:
             request.request_id, request.tenant = call.request_id, call.tenant  # nobody chooses whose cache is used
             async with aclosing(self._pieces(request, context.time_remaining())) as pieces:
                 async for piece in pieces:
                     yield piece
-            code = grpc.StatusCode.OK
-        except MeshError as error:
-            code = error.row.grpc
-            await context.abort_with_status(to_status(error))
-        except Exception:  # boundary: a client always gets a status of ours
-            log.exception("request %s failed", call.request_id)
-            code = grpc.StatusCode.INTERNAL
-            await context.abort_with_status(to_status(MeshError(Reason.INTERNAL, "")))
-        finally:
-            self._gateway.metrics.record(call, method="gRPC", route=_ROUTE, code=code.name)
 
     def _pieces(
         self, request: GenerateRequest, time_remaining_s: float | None

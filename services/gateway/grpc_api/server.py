@@ -8,10 +8,19 @@ from grpc_reflection.v1alpha import reflection
 
 from services.gateway.deps import Gateway
 from services.gateway.grpc_api.chat import ChatServicer
+from services.gateway.grpc_api.search import EmbeddingServicer, RerankServicer
 from zhinao.chat.v1 import chat_pb2
 from zhinao.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+from zhinao.embedding.v1 import embedding_pb2
+from zhinao.embedding.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
+from zhinao.rerank.v1 import rerank_pb2
+from zhinao.rerank.v1.rerank_pb2_grpc import add_RerankServiceServicer_to_server
 
-_CHAT: Final = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+_SERVICES: Final = tuple(
+    service.full_name
+    for file in (chat_pb2, embedding_pb2, rerank_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind it
     ("grpc.keepalive_permit_without_calls", 1),
@@ -28,8 +37,10 @@ class GrpcFace:
         self._server = grpc.aio.server(options=options)
         self._health = health.aio.HealthServicer()
         add_ChatServiceServicer_to_server(ChatServicer(gateway), self._server)
+        add_EmbeddingServiceServicer_to_server(EmbeddingServicer(gateway), self._server)
+        add_RerankServiceServicer_to_server(RerankServicer(gateway), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (_CHAT, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._address = f"{settings.host}:{settings.grpc_port}"
 
@@ -37,7 +48,7 @@ class GrpcFace:
         """Begin to serve; returns the port. RuntimeError if it is taken."""
         port = self._server.add_insecure_port(self._address)
         await self._server.start()
-        for name in ("", _CHAT):
+        for name in ("", *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
 

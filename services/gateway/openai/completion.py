@@ -5,29 +5,25 @@ from typing import Annotated, Literal, NotRequired, TypedDict, cast
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, check_unicode, only
-from services.gateway.openai.generation import UINT32_MAX, GenerationFields
+from services.gateway.openai.fields import UNSUPPORTED, check_unicode, is_token_ids, only
+from services.gateway.openai.generation import GenerationFields
 from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.usage import UsageBody
-
-
-def _is_token_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= UINT32_MAX
 
 
 def _to_prompt(value: object) -> str | list[int]:
     """Accept a text, a list of token ids, or a list of one of these."""
     prompt = value
-    if isinstance(prompt, list):
-        items = cast("list[object]", prompt)
+    if isinstance(value, list):
+        items = cast("list[object]", value)
         if items and all(isinstance(item, str | list) for item in items):
             if len(items) > 1:
                 raise PydanticCustomError(UNSUPPORTED, "holds {n} prompts; send one", {"n": len(items)})
             prompt = items[0]
     if isinstance(prompt, str):
         return check_unicode(prompt)
-    if isinstance(prompt, list) and prompt and all(map(_is_token_id, cast("list[object]", prompt))):
-        return cast("list[int]", prompt)
+    if is_token_ids(prompt):
+        return prompt
     raise PydanticCustomError("prompt_type", "must be a string or a list of token ids that holds at least one")
 
 

@@ -1,12 +1,16 @@
-"""Says which values a field may hold beyond its type; each failure reads on after the field's name."""
+"""Says what all request bodies share, and which values a field may hold beyond its type.
+
+Each failure reads on after the field's name.
+"""
 
 import json
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeGuard, cast
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 UNSUPPORTED: Final = "unsupported_parameter"  # error type of a value that OpenAI allows and this mesh does not
+UINT32_MAX: Final = 2**32 - 1
 
 
 def check_unicode(value: str) -> str:
@@ -20,7 +24,28 @@ def check_unicode(value: str) -> str:
     return value
 
 
+def is_token_ids(value: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of at least one number that a token id can be."""
+    if not isinstance(value, list) or set(map(type, cast("list[object]", value))) != {int}:
+        return False
+    ids = cast("list[int]", value)
+    return min(ids) >= 0 and max(ids) <= UINT32_MAX
+
+
+def _to_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 Text = Annotated[str, AfterValidator(check_unicode)]
+TextOrTexts = Annotated[list[Text], BeforeValidator(_to_list)]
+
+
+class RequestBody(BaseModel):
+    """What every request has. Null means absent everywhere; unknown fields are kept in model_extra."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model: Text | None = None
 
 
 def only(*allowed: object) -> AfterValidator:
@@ -33,5 +58,16 @@ def only(*allowed: object) -> AfterValidator:
         raise PydanticCustomError(
             UNSUPPORTED, "is not supported yet; leave it out or send {values}", {"values": values}
         )
+
+    return AfterValidator(check)
+
+
+def renamed(name: str) -> AfterValidator:
+    """Refuse what other servers call by another name; to ignore it would be to answer something else."""
+
+    def check(value: object) -> object:
+        if value is None:
+            return None
+        raise PydanticCustomError(UNSUPPORTED, "has another name here; send {name}", {"name": name})
 
     return AfterValidator(check)

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, Text, only
+from services.gateway.openai.fields import Text, only
 
 JsonObject = dict[str, object]
 _KINDS: Final = ("json", "regex", "choice", "grammar", "json_object")
@@ -61,14 +61,3 @@ class StructuredOutputs(BaseModel):
                 {"kinds": kinds, "count": count},
             )
         return self
-
-
-def renamed(name: str) -> AfterValidator:
-    """Refuse a name that vLLM has given up; to ignore it would be to answer in any form."""
-
-    def check(value: object) -> object:
-        if value is None:
-            return None
-        raise PydanticCustomError(UNSUPPORTED, "is an old name; send {name}", {"name": name})
-
-    return AfterValidator(check)

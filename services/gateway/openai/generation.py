@@ -5,16 +5,14 @@ from typing import Annotated, Final, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import Text, only
-from services.gateway.openai.formats import ResponseFormat, StructuredOutputs, renamed
+from services.gateway.openai.fields import UINT32_MAX, RequestBody, TextOrTexts, only, renamed
+from services.gateway.openai.formats import ResponseFormat, StructuredOutputs
 
-UINT32_MAX: Final = 2**32 - 1
 _MOST_IDS: Final = 1024  # in one list
 
 Tokens = Annotated[int, Field(ge=1, le=UINT32_MAX)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max_length=_MOST_IDS)]
 LogitBias = dict[int, Annotated[float, Field(ge=-100, le=100)]]
-StopTexts = Annotated[list[Text], Field(max_length=16)]
 
 
 class StreamOptions(BaseModel):
@@ -23,10 +21,6 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = None
-
-
-def _to_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 def _to_bias(value: object) -> object:
@@ -47,8 +41,8 @@ def _to_token_id(key: object) -> int:
     raise PydanticCustomError("token_id", "must have token ids for keys, got {key}", {"key": ascii(text[:60])})
 
 
-class GenerationFields(BaseModel):
-    """What both requests share. Null means absent everywhere; unknown fields are kept in model_extra.
+class GenerationFields(RequestBody):
+    """What both requests share.
 
     Source: OpenAI's API reference; max_new_tokens, do_sample, top_k and repetition_penalty are the original 360Zhinao
     API's; min_p, min_tokens, ignore_eos, stop_token_ids, allowed_token_ids, bad_words, prompt_logprobs and
@@ -56,9 +50,6 @@ class GenerationFields(BaseModel):
     bad_token_ids, truncate_prompt, priority and speculate are ours.
     """
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-    model: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -66,7 +57,7 @@ class GenerationFields(BaseModel):
     max_completion_tokens: Tokens | None = None
     max_new_tokens: Tokens | None = None
     min_tokens: int | None = Field(default=None, ge=0, le=UINT32_MAX)
-    stop: Annotated[StopTexts | None, BeforeValidator(_to_list)] = None
+    stop: Annotated[TextOrTexts, Field(max_length=16)] | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
 

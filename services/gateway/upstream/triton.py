@@ -84,8 +84,8 @@ class TritonWorker:
     async def _ask(
         self, triton_model: str, operation: Operation, request: EmbedRequest | RerankRequest, timeout_s: float
     ) -> bytes:
-        """The only payload of the answer. It is asked for as a stream, so that Envoy, which reads a call's status and no
-        frame, never repeats what the worker itself refused."""
+        """The only payload of the answer."""
+        # Over the stream as well: a refusal is then a frame, not a status, and Envoy would ask again after a status.
         frame = pack_request(
             triton_model, request.SerializeToString(), request_id=request.request_id, operation=operation
         )

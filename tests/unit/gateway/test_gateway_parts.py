@@ -127,7 +127,7 @@ def test_every_failure_has_the_one_body(reason: Reason) -> None:
 
 
 def test_an_error_that_quotes_broken_unicode_can_be_sent() -> None:
-    response = error_response(MeshError(Reason.INVALID_REQUEST, "got '\ud800'"))
+    response = error_response(MeshError(Reason.INVALID_REQUEST, "got '\ud800'"), "/v1/embeddings")
 
     assert rb"\ud800" in bytes(response.body)
 

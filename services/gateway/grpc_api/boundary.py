@@ -1,0 +1,39 @@
+"""Decides that every gRPC call is answered once, named, counted and logged, whatever happens inside."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.call import Call, begin_call
+from services.gateway.grpc_api.status import to_status
+from services.gateway.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def answering(
+    context: grpc.aio.ServicerContext[Any, Any], metrics: Metrics, *, route: str, request_id: str
+) -> AsyncGenerator[Call]:
+    """Around the whole of an RPC; a failure inside ends the call with the table's status."""
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    call = begin_call(
+        request_id or metadata.get("x-request-id"), metadata.get("traceparent"), metadata.get("authorization")
+    )
+    code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
+    try:
+        yield call
+        code = grpc.StatusCode.OK
+    except MeshError as error:
+        code = error.row.grpc
+        await context.abort_with_status(to_status(error))
+    except Exception:  # boundary: a client always gets a status of ours
+        log.exception("request %s failed", call.request_id)
+        code = grpc.StatusCode.INTERNAL
+        await context.abort_with_status(to_status(MeshError(Reason.INTERNAL, "")))
+    finally:
+        metrics.record(call, method="gRPC", route=route, code=code.name)

@@ -1,0 +1,40 @@
+"""Decides what requests in the form of text-embeddings-inference may hold, and names the shape of its answers."""
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+from pydantic import Field
+
+from services.gateway.openai.embeddings import Inputs, TruncationField
+from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, only
+from services.gateway.search.rerank import Query
+
+
+class TeiRerankRequest(RequestBody):
+    """Body of POST /rerank. A text that is too long loses its end, unless truncate is false."""
+
+    query: Query
+    texts: list[Text] = Field(min_length=1)
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+    truncate: bool | None = None
+    truncation_direction: Annotated[object, only("right", "Right")] = None
+
+
+class TeiRank(TypedDict):
+    """One text of the request. score: 0 to 1, or raw. truncated_tokens is told where some were cut off."""
+
+    index: int
+    score: float
+    text: NotRequired[str]
+    truncated_tokens: NotRequired[int]
+
+
+class TeiEmbedRequest(RequestBody):
+    """Body of POST /embed, which is answered by the bare vectors."""
+
+    inputs: Inputs
+    truncate: TruncationField = None
+    truncation_direction: Literal["left", "Left", "right", "Right"] | None = None
+    dimensions: int | None = Field(default=None, ge=1, le=UINT32_MAX)
+    prompt_name: Literal["query", "passage", "document"] | None = None
+    normalize: Annotated[object, only(True)] = None
