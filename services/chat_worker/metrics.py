@@ -1,55 +1,16 @@
 """Decides what is measured of the engine and under which names, those of vLLM's dashboards; knows no Triton."""
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.generation import Finish, Load, Piece
 from services.chat_worker.engine.sequence import FinishReason
+from workerkit.metrics import Kind, MakeMetric, Row
 
 _ABORT, _ERROR = "abort", "error"  # what vLLM calls the end of an answer whose caller left, or that failed
-
-
-class Kind(Enum):
-    """What a metric can do."""
-
-    GAUGE = "gauge"
-    COUNTER = "counter"
-    HISTOGRAM = "histogram"
-
-
-class Row(NamedTuple):
-    """Name and meaning of a metric."""
-
-    name: str
-    description: str
-
-
-class Metric(Protocol):
-    """One time series: a gauge is set, a counter incremented, a histogram observes."""
-
-    def set(self, value: float) -> None:
-        """Of a gauge."""
-        ...
-
-    def increment(self, value: float) -> None:
-        """Of a counter."""
-        ...
-
-    def observe(self, value: float) -> None:
-        """Of a histogram."""
-        ...
-
-
-class MakeMetric(Protocol):
-    """Registers a time series with whoever shows it."""
-
-    def __call__(self, kind: Kind, row: Row, labels: Mapping[str, str], buckets: Sequence[float] = ()) -> Metric:
-        """buckets: upper bounds, of a histogram only."""
-        ...
 
 
 _CACHE: Final = Row("vllm:cache_config_info", "Size of the KV cache: tokens a block, blocks; always 1")

@@ -29,7 +29,8 @@ def endless_zhinao(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_adapter(monkeypatch: pytest.MonkeyPatch, tiny_zhinao: Path) -> Iterator[MakeAdapter]:
     """Makes started adapters from CHAT_* settings and closes them at the end."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", pb_utils)
-    monkeypatch.delitem(sys.modules, "services.chat_worker.adapter", raising=False)
+    for name in ("services.chat_worker.adapter", "workerkit.triton"):  # they hold on to the module they met first
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(pb_utils.MetricFamily, "metrics", {})
     with ExitStack() as closing:
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("bench", "cli", "mesh", "meshkit", "modelkit", "services")
+PACKAGES = ("bench", "cli", "mesh", "meshkit", "modelkit", "services", "workerkit")
 
 
 def modules(*packages: str) -> Iterator[tuple[str, ast.Module]]:

@@ -8,7 +8,8 @@ import pytest
 from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.generation import Finish, Load, Piece
 from services.chat_worker.engine.sequence import FinishReason
-from services.chat_worker.metrics import EngineMetrics, Kind, Row
+from services.chat_worker.metrics import EngineMetrics
+from workerkit.metrics import Kind, Row
 
 # conventions of vLLM's v1/metrics/loggers.py
 GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"}

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from services.chat_worker.engine.generation import Finish, Piece, PromptChunk
 from services.chat_worker.engine.sequence import FinishReason
-from services.chat_worker.spans import RequestTracer
+from services.chat_worker.spans import ChatTracer
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = (f"00-{TRACE_ID}-{SPAN_ID}-{flags}" for flags in ("01", "00"))
@@ -34,7 +34,7 @@ class Harness:
         self.provider = TracerProvider(shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.now_s = 10.0
-        self.tracer = RequestTracer(self.provider.get_tracer("test"), "tiny", clock=lambda: self.now_s)
+        self.tracer = ChatTracer(self.provider.get_tracer("test"), "tiny", clock=lambda: self.now_s)
 
     def spans(self) -> dict[str, list[ReadableSpan]]:
         found: dict[str, list[ReadableSpan]] = {}
