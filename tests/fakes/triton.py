@@ -1,7 +1,7 @@
 """A real gRPC server that speaks Triton's streaming protocol and answers by script; it runs no model."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
@@ -52,10 +52,17 @@ class Vanish:
     """A step: end the stream without its final frame."""
 
 
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A step: answer with what this makes of the request."""
+
+    answer: "Callable[[Request], Response]"
+
+
 Request = GenerateRequest | EmbedRequest | RerankRequest
 Response = GenerateResponse | EmbedResponse | RerankResponse
 AnyRequest = TypeVar("AnyRequest", GenerateRequest, EmbedRequest, RerankRequest)
-Step = Response | ErrorText | Status | Hold | Vanish
+Step = Response | ErrorText | Status | Hold | Vanish | Compute
 
 
 def piece(text: str, *token_ids: int) -> GenerateResponse:
@@ -168,19 +175,24 @@ class FakeTriton(GRPCInferenceServiceServicer):
                 received = _read(request, context)
                 self.received.append(received)
                 script = self.ping_script if received.operation == Operation.PING else self.script
-                async for frame in self._play(script, context):
+                async for frame in self._play(script, received.request, context):
                     yield frame
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
 
     async def _play(
-        self, script: Sequence[Step], context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]"
+        self,
+        script: Sequence[Step],
+        request: Request,
+        context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]",
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
         for step in script:
             match step:
                 case GenerateResponse() | EmbedResponse() | RerankResponse():
                     yield _frame(step.SerializeToString())
+                case Compute():
+                    yield _frame(step.answer(request).SerializeToString())
                 case Hold():
                     self.holding.set()
                     await step.release.wait()

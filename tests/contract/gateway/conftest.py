@@ -21,7 +21,12 @@ from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.triton import TritonWorker, open_channel
 from tests.fakes.triton import FakeTriton
 
-MODELS = (ServedModel(id="zhinao-chat", kind="chat"), ServedModel(id="qihoo360/small", kind="chat"))
+MODELS = (
+    ServedModel(id="zhinao-chat", kind="chat"),
+    ServedModel(id="qihoo360/small", kind="chat"),
+    ServedModel(id="zhinao-embed", kind="embed"),
+    ServedModel(id="zhinao-rerank", kind="rerank"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,13 @@ def mesh(shared_mesh: Mesh) -> Mesh:
     """A mesh that remembers no earlier test; it lives in the session's loop."""
     shared_mesh.triton.reset()
     return shared_mesh
+
+
+async def metrics_hold(mesh: Mesh, line: str) -> None:
+    """Wait until that line is among the metrics."""
+    async with asyncio.timeout(5):
+        while line not in (await mesh.http.get("/metrics")).text.splitlines():
+            pass
 
 
 @asynccontextmanager

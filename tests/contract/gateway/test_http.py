@@ -84,7 +84,12 @@ async def test_ready_says_so_when_every_model_answers_a_ping(mesh: Mesh) -> None
 
     assert answer.status_code == 200
     pings = [(each.operation, each.triton_model, each.metadata["x-mesh-model"]) for each in mesh.triton.received]
-    assert sorted(pings) == [("ping", "chat", "qihoo360/small"), ("ping", "chat", "zhinao-chat")]
+    assert sorted(pings) == [
+        ("ping", "chat", "qihoo360/small"),
+        ("ping", "chat", "zhinao-chat"),
+        ("ping", "embed", "zhinao-embed"),
+        ("ping", "rerank", "zhinao-rerank"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["Stub process 'chat_0_0' is not healthy.", "[mesh DEADLINE] stuck"])

@@ -4,20 +4,13 @@ import asyncio
 
 import pytest
 
-from tests.contract.gateway.conftest import Mesh, running_mesh
+from tests.contract.gateway.conftest import Mesh, metrics_hold, running_mesh
 from tests.fakes.triton import Hold, last, piece
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
-
-
-async def metrics_hold(mesh: Mesh, line: str) -> None:
-    """Wait until that line is among the metrics."""
-    async with asyncio.timeout(5):
-        while line not in (await mesh.http.get("/metrics")).text.splitlines():
-            pass
 
 
 async def test_a_client_that_leaves_a_stream_cancels_it_upstream(mesh: Mesh) -> None:

@@ -262,7 +262,7 @@ async def test_models_are_listed_and_found_by_ids_with_slashes(mesh: Mesh) -> No
     listed = [model.id async for model in mesh.openai.models.list()]
     one = await mesh.openai.models.retrieve("qihoo360/small")
 
-    assert listed == ["zhinao-chat", "qihoo360/small"]
+    assert listed == ["zhinao-chat", "qihoo360/small", "zhinao-embed", "zhinao-rerank"]
     assert (one.id, one.object, one.owned_by) == ("qihoo360/small", "model", "zhinao-mesh")
 
 
