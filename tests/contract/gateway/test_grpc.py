@@ -22,7 +22,11 @@ from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SERVICE = "zhinao.chat.v1.ChatService"
+SERVICES = (
+    "zhinao.chat.v1.ChatService",
+    "zhinao.embedding.v1.EmbeddingService",
+    "zhinao.rerank.v1.RerankService",
+)
 
 
 def question(model: str = "", request_id: str = "") -> GenerateRequest:
@@ -34,11 +38,16 @@ async def failure(mesh: Mesh, request: GenerateRequest) -> tuple[grpc.aio.AioRpc
     """The status that the call ends with, and its details."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         _ = [piece async for piece in ChatServiceStub(mesh.channel).Generate(request)]
-    trailers = dict(caught.value.trailing_metadata())
+    return caught.value, error_info(caught.value)
+
+
+def error_info(error: grpc.aio.AioRpcError) -> ErrorInfo:
+    """The details of a status."""
+    trailers = dict(error.trailing_metadata())
     status = Status.FromString(cast("bytes", trailers["grpc-status-details-bin"]))
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
-    return caught.value, info
+    return info
 
 
 async def test_generate_streams_what_the_worker_says(mesh: Mesh) -> None:
@@ -156,12 +165,12 @@ async def test_health_serves_per_service_until_draining() -> None:
     async with running_mesh() as mesh:
         health = HealthStub(mesh.channel)
 
-        before = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", SERVICE)]
+        before = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", *SERVICES)]
         await mesh.grpc_face.fail_health()
-        after = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", SERVICE)]
+        after = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", *SERVICES)]
 
-        assert before == [HealthCheckResponse.SERVING] * 2
-        assert after == [HealthCheckResponse.NOT_SERVING] * 2
+        assert before == [HealthCheckResponse.SERVING] * 4
+        assert after == [HealthCheckResponse.NOT_SERVING] * 4
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await health.Check(HealthCheckRequest(service="no.such.Service"))
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
@@ -171,4 +180,4 @@ async def test_reflection_names_the_services(mesh: Mesh) -> None:
     call = ServerReflectionStub(mesh.channel).ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
     (answer,) = [each async for each in call]
 
-    assert {SERVICE, "grpc.health.v1.Health"} <= {each.name for each in answer.list_services_response.service}
+    assert {*SERVICES, "grpc.health.v1.Health"} <= {each.name for each in answer.list_services_response.service}
