@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from services.gateway.openai.chat import ChatCompletionRequest
 from services.gateway.openai.completion import CompletionRequest
+from services.gateway.openai.embeddings import EmbeddingRequest
+from services.gateway.openai.fields import RequestBody
+from services.gateway.search.rerank import RerankRequest
+from services.gateway.search.score import ScoreRequest
+from services.gateway.search.tei import TeiEmbedRequest, TeiRerankRequest
 from tests.contract.gateway.conftest import Mesh
+from tests.fakes.triton import HELLO, Compute, Request, Response, Step, scores, vectors
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest
+from zhinao.rerank.v1 import rerank_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -17,6 +25,7 @@ SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
 KEYS = st.sampled_from(["role", "content", "type", "text", "include_usage"]) | st.text(CHARACTERS, max_size=3)
 ANY = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
 MESSAGES = st.just([{"role": "user", "content": "hi"}]) | ANY
+LISTS = st.lists(st.text(CHARACTERS, max_size=3) | st.dictionaries(KEYS, ANY, max_size=3), max_size=3)
 PROMPTS = st.just("hi") | ANY
 
 
@@ -36,10 +45,39 @@ async def test_any_completion_body_is_answered(shared_mesh: Mesh, body: dict[str
     await check(shared_mesh, "/v1/completions", {"prompt": prompt, **body})
 
 
-async def check(mesh: Mesh, path: str, body: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("path", "kind", "good"),
+    [
+        ("/v1/embeddings", EmbeddingRequest, {"input": ["a", [1]]}),
+        ("/embed", TeiEmbedRequest, {"inputs": "a"}),
+        ("/v1/rerank", RerankRequest, {"query": "q", "documents": ["a", {"text": "b"}]}),
+        ("/rerank", TeiRerankRequest, {"query": "q", "texts": ["a", "b"]}),
+        ("/v1/score", ScoreRequest, {"text_1": "q", "text_2": ["a", "b"]}),
+    ],
+)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+async def test_any_search_body_is_answered(
+    shared_mesh: Mesh, path: str, kind: type[RequestBody], good: dict[str, object], data: st.DataObject
+) -> None:
+    fields = st.dictionaries(st.sampled_from(list(kind.model_fields)) | KEYS, ANY | st.just("a") | LISTS, max_size=4)
+
+    await check(shared_mesh, path, {**good, **data.draw(fields)}, Compute(search))
+
+
+def search(request: Request) -> Response:
+    """An answer that fits the request."""
+    if isinstance(request, EmbedRequest):
+        return vectors(*[[0.5]] * len(request.inputs))
+    assert isinstance(request, rerank_pb2.RerankRequest)
+    return scores(*[0.5] * len(request.documents))
+
+
+async def check(mesh: Mesh, path: str, body: dict[str, object], *script: Step) -> None:
     mesh.triton.reset()  # hypothesis takes no fixture of a single test, so the script may be another test's
+    mesh.triton.script = script or HELLO
     answer = await mesh.http.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
 
     assert answer.status_code in (200, 400, 404), answer.text
     if answer.status_code != 200:
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert {"type", "param", "code"} <= set(answer.json()) | set(answer.json()["error"])
