@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Generator, Sequence
-from typing import cast
 
 import openai
 import typer
@@ -12,13 +11,14 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
 
 from cli.chat_loop import AnswerFailure, ChatLoop
+from cli.client import one_line, open_client, told_failures
 from cli.conversation import Conversation, Turn
 from mesh.failure import MeshFailure
 
 
 def chat(url: str, model: str | None, system: str | None) -> None:
     """Chat until the person leaves; exit code 1 if a script's line failed. Raises MeshFailure if nothing answers."""
-    client = openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key="none", max_retries=0)
+    client = open_client(url)
     served = OpenAIModel(client, model or first_model(client, url))
     interactive = sys.stdin.isatty()
     if interactive:
@@ -58,20 +58,11 @@ class OpenAIModel:
             raise AnswerFailure(one_line(error)) from error
 
 
-def one_line(error: openai.APIError) -> str:
-    """The server's message, without the rest of the error's body."""
-    body = error.body
-    message = cast(dict[str, object], body).get("message") if isinstance(body, dict) else None
-    code = f"HTTP {error.status_code}: " if isinstance(error, openai.APIStatusError) else ""
-    return " ".join(f"{code}{message or error.message}".split())
-
-
 def first_model(client: openai.OpenAI, url: str) -> str:
     """Id of the first model served. Raises MeshFailure if the server cannot be asked or serves none."""
     try:
-        served = [model.id for model in client.models.list()]
-    except openai.APIError as error:
-        raise MeshFailure(f"{url} does not answer ({one_line(error)}); is the mesh up? zhinao up starts it") from error
+        with told_failures(url):
+            served = [model.id for model in client.models.list()]
     except AttributeError as error:  # how the client takes a page that is no JSON
         raise MeshFailure(f"{url} answers, but not as an OpenAI-compatible server does") from error
     if not served:

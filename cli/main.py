@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from cli.failures import shown_failures
 from cli.options import CHAT_DTYPES, UpWords
 from mesh.state import StateFolder, default_state_folder
+
+EDGE: Final = "http://127.0.0.1:8360"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,11 +82,16 @@ def status(
         run(_folder(state), as_json)
 
 
+UrlOption = Annotated[str, typer.Option(help="Edge of a mesh, or any server of the same API.")]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="File with one text on each line; - is standard input.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
+
+
 @app.command()
 def chat(
-    url: Annotated[
-        str, typer.Option(help="Edge of a mesh, or any OpenAI-compatible server.")
-    ] = "http://127.0.0.1:8360",
+    url: UrlOption = EDGE,
     model: Annotated[str | None, typer.Option(help="Served model id; default: the first one.")] = None,
     system: Annotated[str | None, typer.Option(help="System text of the conversation.")] = None,
 ) -> None:
@@ -93,3 +100,55 @@ def chat(
 
     with shown_failures():
         run(url, model, system)
+
+
+@app.command()
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; none reads a file or standard input.")] = None,
+    file: FileOption = None,
+    input_type: Annotated[
+        str | None, typer.Option(help="What the texts are to a search: query or passage; default: neither.")
+    ] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Length of the vectors; default: the model's.")] = None,
+    truncate: Annotated[
+        str | None, typer.Option(help="Cut a text that is too long at its end or start; default: error.")
+    ] = None,
+    url: UrlOption = EDGE,
+    model: Annotated[str | None, typer.Option(help="Served model id; default: the first embedding model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how alike texts are, or print their vectors.
+
+    zhinao embed "the sky" "blue" "a tax form"
+
+    zhinao embed --file passages.txt --input-type passage --json > vectors.jsonl
+    """
+    from cli.search import embed as run
+    from cli.search import read_texts
+
+    options = {"input_type": input_type, "dimensions": dimensions, "truncate": truncate, "model": model}
+    with shown_failures():
+        run(url, read_texts(texts or [], file, what="texts"), options, as_json)
+
+
+@app.command()
+def rerank(
+    query: Annotated[str, typer.Argument(help="What is looked for.")],
+    documents: Annotated[list[str] | None, typer.Argument(help="Texts; none reads a file or standard input.")] = None,
+    file: FileOption = None,
+    top_n: Annotated[int | None, typer.Option(min=1, help="Show only the best; default: all.")] = None,
+    url: UrlOption = EDGE,
+    model: Annotated[str | None, typer.Option(help="Served model id; default: the first rerank model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sort documents by how relevant they are to a query.
+
+    zhinao rerank "What colour is the sky?" "It is blue." "Grass is green."
+
+    grep -rh sky notes/ | zhinao rerank "What colour is the sky?" --top-n 3
+    """
+    from cli.search import read_texts
+    from cli.search import rerank as run
+
+    with shown_failures():
+        run(url, query, read_texts(documents or [], file, what="documents"), {"top_n": top_n, "model": model}, as_json)
