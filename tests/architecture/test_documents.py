@@ -15,6 +15,11 @@ from typer.main import get_command
 from cli.main import app
 from services.gateway.openai.chat import ChatCompletionRequest
 from services.gateway.openai.completion import CompletionRequest
+from services.gateway.openai.embeddings import EmbeddingRequest
+from services.gateway.openai.fields import RequestBody
+from services.gateway.search.rerank import RerankRequest
+from services.gateway.search.score import ScoreRequest
+from services.gateway.search.tei import TeiEmbedRequest, TeiRerankRequest
 from tests.architecture.source_tree import ROOT, modules, tracked_files
 
 SETTINGS_FILES = [path for path, _ in modules("meshkit", "services") if path.endswith("/settings.py")]
@@ -79,6 +84,25 @@ def test_request_parameters_are_documented_with_their_routes() -> None:
     assert {("logprobs", "chat"), ("logprobs", "text")} <= documented
     assert {(name, route) for name, route in routes.items() if name not in prose} <= documented
     assert {name for name, _ in documented} <= chat | completion
+
+
+@pytest.mark.parametrize(
+    ("title", "bodies"),
+    [
+        ("Embeddings", {"/v1/embeddings": EmbeddingRequest, "/embed": TeiEmbedRequest}),
+        ("Rerank and score", {"/v1/rerank": RerankRequest, "/rerank": TeiRerankRequest, "/v1/score": ScoreRequest}),
+    ],
+)
+def test_search_parameters_are_documented_with_their_routes(title: str, bodies: dict[str, type[RequestBody]]) -> None:
+    (section,) = re.findall(rf"^## {title}$(.*?)(?=^## |\Z)", (ROOT / "docs/parameters.md").read_text(), re.M | re.S)
+    rows = re.findall(r"^\| (`.+?`) \| (`.+?`) \|", section, re.MULTILINE)
+    documented = {
+        (name, route) for names, routes in rows for name in names.split(", ") for route in routes.split(", ")
+    }
+    prose = set(re.findall(r"`\w+`", re.sub(r"^\|.*$", "", section, flags=re.MULTILINE)))
+    fields = {(f"`{name}`", f"`{route}`") for route, body in bodies.items() for name in body.model_fields}
+
+    assert {(name, route) for name, route in fields if name not in prose} <= documented <= fields
 
 
 def test_every_phony_target_exists_and_every_target_is_phony() -> None:
