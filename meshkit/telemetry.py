@@ -10,7 +10,8 @@ from opentelemetry.trace import NoOpTracer, Tracer
 
 from meshkit.settings import TelemetrySettings
 
-QUEUE, PREFILL, DECODE = "queue", "prefill", "decode"  # spans of a worker, below the request's own
+# spans of a worker, below the request's own
+QUEUE, PREFILL, DECODE, FORWARD = "queue", "prefill", "decode", "forward"
 
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
@@ -22,6 +23,7 @@ FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 ERROR_TYPE: Final = "error.type"
 REQUEST_ID: Final = "mesh.request_id"
 ANSWER_INDEX: Final = "mesh.answer_index"
+NUM_INPUTS: Final = "mesh.num_inputs"  # texts, or pairs of query and document
 NUM_TOKENS: Final = "mesh.num_tokens"  # of a chunk of the prompt, or of an answer
 
 PROVIDER_NAME: Final = "zhinao_mesh"

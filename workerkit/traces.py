@@ -36,6 +36,10 @@ class RequestTrace:
     begun_s: float
     clock: Callable[[], float]
 
+    def age_s(self) -> float:
+        """How long ago the request arrived, in seconds."""
+        return self.clock() - self.begun_s
+
     def end(self, attributes: Attributes, parts: Sequence[Part], error_type: str | None = None) -> None:
         """Write the spans: the request, and its parts below it."""
         now_ns, now_s = time.time_ns(), self.clock()

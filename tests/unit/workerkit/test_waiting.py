@@ -1,6 +1,7 @@
 """Which items make a batch, for any mix of requests."""
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ def test_no_batch_leaves_out_what_would_have_fitted_next(jobs: list[list[int]], 
 
     batches = take_all(waiting)
 
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         job, index = following[0]
         assert sum(owner.costs[i] for owner, i in batch) + job.costs[index] > budget
 

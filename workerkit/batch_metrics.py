@@ -1,0 +1,77 @@
+"""Decides what is measured of a worker that computes batches and under which names; knows no Triton."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from meshkit.errors import Reason
+from workerkit.batcher import Batch, Load, Times
+from workerkit.metrics import Kind, MakeMetric, Metric, Row
+
+_LOAD: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
+    {
+        "num_waiting": Row("mesh_requests_waiting", "Requests with inputs that wait for their batch"),
+        "waiting_tokens": Row("mesh_tokens_waiting", "Tokens that wait for their batch"),
+    }
+)
+_ENDED: Final = Row("mesh_requests_ended_total", "Requests by how they ended: ok, or the reason of the failure")
+_INPUTS: Final = Row("mesh_inputs_total", "Texts, or pairs of query and document, that were computed")
+_TOKENS: Final = Row("mesh_input_tokens_total", "Tokens that were computed; padding is not counted")
+_TRUNCATED: Final = Row("mesh_truncated_inputs_total", "Inputs of which tokens were dropped")
+_BATCH_TOKENS: Final = Row("mesh_batch_tokens", "Tokens of a batch")
+_FORWARD: Final = Row("mesh_batch_forward_seconds", "Computing a batch")
+_QUEUE: Final = Row("mesh_request_queue_seconds", "From the queue to a request's first batch")
+_REQUEST: Final = Row("mesh_worker_request_duration_seconds", "From arrival at the worker to the answer")
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_COUNTS: Final = tuple(float(2**power) for power in range(4, 18))
+_OK: Final = "ok"
+
+
+class BatchMetrics:
+    """What a worker did and how long it took. Its methods may be called from one thread at a time."""
+
+    def __init__(self, make: MakeMetric, *, model_id: str) -> None:
+        self._make, self._labels = make, {"model_name": model_id}
+        labels = self._labels
+        self._load = {field: make(Kind.GAUGE, row, labels) for field, row in _LOAD.items()}
+        self._shown = Load(0, 0)
+        self._ended: dict[str, Metric] = {}
+        self._inputs = make(Kind.COUNTER, _INPUTS, labels)
+        self._tokens = make(Kind.COUNTER, _TOKENS, labels)
+        self._truncated = make(Kind.COUNTER, _TRUNCATED, labels)
+        self._batch_tokens = make(Kind.HISTOGRAM, _BATCH_TOKENS, labels, _COUNTS)
+        self._forward = make(Kind.HISTOGRAM, _FORWARD, labels, _SECONDS)
+        self._queue = make(Kind.HISTOGRAM, _QUEUE, labels, _SECONDS)
+        self._request = make(Kind.HISTOGRAM, _REQUEST, labels, _SECONDS)
+
+    def note_batch(self, batch: Batch) -> None:
+        """A batch was computed."""
+        self._inputs.increment(batch.num_items)
+        self._tokens.increment(batch.num_tokens)
+        self._batch_tokens.observe(batch.num_tokens)
+        self._forward.observe(batch.seconds)
+
+    def note_load(self, load: Load) -> None:
+        """Show what waits; only what changed is touched, as each touch is a call into Triton's process."""
+        for field, metric in self._load.items():
+            if (value := getattr(load, field)) != getattr(self._shown, field):
+                metric.set(value)
+        self._shown = load
+
+    def note_answer(self, times: Times, *, seconds: float, num_truncated: int) -> None:
+        """A request was answered. seconds: since it arrived; num_truncated: inputs that were cut."""
+        self._count(_OK)
+        self._queue.observe(times.begun_s - times.queued_s)
+        self._request.observe(seconds)
+        if num_truncated:
+            self._truncated.increment(num_truncated)
+
+    def note_failure(self, reason: Reason) -> None:
+        """A request ended without an answer."""
+        self._count(reason)
+
+    def _count(self, end: str) -> None:
+        if end not in self._ended:
+            self._ended[end] = self._make(Kind.COUNTER, _ENDED, self._labels | {"reason": end})
+        self._ended[end].increment(1)
