@@ -96,9 +96,7 @@ def test_request_parameters_are_documented_with_their_routes() -> None:
 def test_search_parameters_are_documented_with_their_routes(title: str, bodies: dict[str, type[RequestBody]]) -> None:
     (section,) = re.findall(rf"^## {title}$(.*?)(?=^## |\Z)", (ROOT / "docs/parameters.md").read_text(), re.M | re.S)
     rows = re.findall(r"^\| (`.+?`) \| (`.+?`) \|", section, re.MULTILINE)
-    documented = {
-        (name, route) for names, routes in rows for name in names.split(", ") for route in routes.split(", ")
-    }
+    documented = {(name, route) for names, routes in rows for name in names.split(", ") for route in routes.split(", ")}
     prose = set(re.findall(r"`\w+`", re.sub(r"^\|.*$", "", section, flags=re.MULTILINE)))
     fields = {(f"`{name}`", f"`{route}`") for route, body in bodies.items() for name in body.model_fields}
 

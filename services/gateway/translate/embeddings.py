@@ -100,8 +100,9 @@ def _packed(embedding: Embedding) -> bytes:
 
     Read from there: a protobuf list makes a Python object of every component, which is ten times slower.
     """
-    wire = Embedding(values=embedding.values).SerializeToString()
-    return wire[len(wire) - _COMPONENT.itemsize * len(embedding.values) :]
+    num_bytes = _COMPONENT.itemsize * len(embedding.values)
+    begin = 1 + (num_bytes.bit_length() + 6) // 7  # behind the field's tag and its length, seven bits of it to a byte
+    return embedding.SerializeToString()[begin : begin + num_bytes]
 
 
 def _unpacked(vector: bytes) -> NDArray[np.float32]:

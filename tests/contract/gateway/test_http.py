@@ -131,5 +131,6 @@ async def test_metrics_count_requests_by_route_and_code(mesh: Mesh) -> None:
 async def test_the_openapi_document_lists_the_endpoints(mesh: Mesh) -> None:
     document = (await mesh.http.get("/openapi.json")).json()
 
-    assert {CHAT, "/v1/completions", "/v1/models", "/health", "/ready", "/metrics"} <= set(document["paths"])
+    search = {"/v1/embeddings", "/embed", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score"}
+    assert {CHAT, "/v1/completions", "/v1/models", "/health", "/ready", "/metrics", *search} <= set(document["paths"])
     assert "messages" in document["components"]["schemas"]["ChatCompletionRequest"]["required"]
