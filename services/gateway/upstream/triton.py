@@ -1,8 +1,9 @@
 """Decides how a worker is called: one Triton stream per request, ended by its final frame; retries stay with Envoy."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
@@ -99,7 +100,7 @@ class TritonWorker:
         call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model))
         final = False
         try:
-            async for message in call:
+            while (message := await _read(call)) is not grpc.aio.EOF:
                 if message.error_message:
                     raise from_text(message.error_message, model=model)
                 payload = unpack_response(message.infer_response)
@@ -117,6 +118,19 @@ class TritonWorker:
 def _check_complete(num_answered: int, num_asked: int) -> None:
     if num_answered != num_asked:
         raise MeshError(Reason.INTERNAL, f"the worker answered {num_answered} of {num_asked}")
+
+
+async def _read(call: grpc.aio.UnaryStreamCall[ModelInferRequest, ModelStreamInferResponse]) -> Any:
+    """The next message, or EOF. A caller who leaves cancels the call, never the reading: gRPC would not free what it
+    holds for that (grpc/grpc issue 43360).
+    """
+    reading = asyncio.ensure_future(call.read())
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        call.cancel()
+        await asyncio.wait([reading])
+        raise
 
 
 def _metadata(request_id: str, model: str) -> list[tuple[str, str]]:
