@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from mesh.state import StateFolder
 from tests.e2e.conftest import ZHINAO, Mesh, free_port, wait_until, zhinao
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
@@ -179,11 +180,9 @@ def kill_stub(mesh: Mesh) -> None:
 
 
 def assert_no_trace(state: Path, port: int) -> None:
-    """No process of that mesh, no listener on its port, no shared memory of a Triton that is gone."""
+    """No process of that mesh, no listener on its port, none of its shared memory."""
     marks = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if str(state) in " ".join(p.info["cmdline"] or [])]
     assert marks == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
-    living = " ".join(" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
-    regions = [region.name for region in Path("/dev/shm").glob("zhinao_*")]
-    assert [name for name in regions if name.rpartition("_")[0] not in living and name not in living] == []
+    assert list(Path("/dev/shm").glob(f"{StateFolder(state).shm_prefix}*")) == []
