@@ -72,12 +72,11 @@ class Watch:
 
     def sample(self) -> Sample:
         """Raises NoSuchProcess if a part has been restarted."""
-        memory = {name: [each.memory_full_info() for each in own] for name, own in self._processes.items()}
+        memory = {name: [each.memory_info() for each in own] for name, own in self._processes.items()}
         page = httpx.get(self._metrics, trust_env=False).text
         return Sample(
             at_s=round(time.monotonic() - self._began_s, 1),
             rss_bytes={name: sum(each.rss for each in own) for name, own in memory.items()},
-            pss_bytes={name: sum(each.pss for each in own) for name, own in memory.items()},
             shm_bytes=shutil.disk_usage("/dev/shm").used,  # noqa: S108  (where Triton keeps shared memory)
             kv_share=_metric(page, _KV),
             num_running=_metric(page, _RUNNING),
@@ -154,7 +153,7 @@ def to_markdown(run: Soak) -> str:
     assert run.last is not None, "the soak has ended"
     asked = ", ".join(f"{kind} {count}" for kind, count in sorted(run.asked.items(), key=lambda each: -each[1]))
     lines = [
-        f"| {run.minutes:g} minutes, {_NUM_CLIENTS} clients | after warm-up, MiB | at the end, MiB | growth |",
+        f"| RSS, {run.minutes:g} minutes, {_NUM_CLIENTS} clients | after warm-up, MiB | at the end, MiB | growth |",
         "|---|---|---|---|",
     ]
     for each in growths(run.samples):

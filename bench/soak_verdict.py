@@ -1,6 +1,6 @@
 """Decides whether a soak has passed, from what was sampled; knows no mesh."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -11,11 +11,10 @@ _WARM_UP, _WINDOW = 0.2, 0.1  # of all samples
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look. rss_bytes, pss_bytes: by part, its processes together. kv_share: 0 to 1. at_s: since the start."""
+    """One look. rss_bytes: by part, its processes together. kv_share: 0 to 1. at_s: since the start."""
 
     at_s: float
     rss_bytes: dict[str, int]
-    pss_bytes: dict[str, int]
     shm_bytes: int
     kv_share: float
     num_running: float
@@ -42,23 +41,27 @@ class Growth:
 
 
 def growths(samples: Sequence[Sample]) -> list[Growth]:
-    """Of RSS and PSS of every part; samples were taken in equal steps while the load ran."""
+    """Of the RSS of every part, which is blind to what else runs; samples were taken in equal steps under load."""
     assert samples, "a soak has samples"
-    found = [_growth(f"{part}, RSS", samples, lambda s, part=part: s.rss_bytes[part]) for part in samples[0].rss_bytes]
-    return found + [
-        _growth(f"{part}, PSS", samples, lambda s, part=part: s.pss_bytes[part]) for part in samples[0].pss_bytes
-    ]
-
-
-def _growth(name: str, samples: Sequence[Sample], read: Callable[[Sample], int]) -> Growth:
     width = max(1, round(len(samples) * _WINDOW))
     start = round(len(samples) * _WARM_UP)
-    return Growth(name, median(map(read, samples[start : start + width])), median(map(read, samples[-width:])))
+
+    def typical(part: str, some: Sequence[Sample]) -> float:
+        return median(sample.rss_bytes[part] for sample in some)
+
+    return [
+        Growth(part, typical(part, samples[start : start + width]), typical(part, samples[-width:]))
+        for part in samples[0].rss_bytes
+    ]
 
 
 def failures(samples: Sequence[Sample], last: Sample, num_errors: int) -> list[str]:
     """What keeps the soak from passing; last: taken when all answers had ended."""
-    found = [f"{growth.name} grew by {growth.ratio:.2%}" for growth in growths(samples) if growth.ratio >= GROWTH_LIMIT]
+    found = [
+        f"the RSS of {growth.name} grew by {growth.ratio:.2%}"
+        for growth in growths(samples)
+        if growth.ratio >= GROWTH_LIMIT
+    ]
     if not last.is_idle:
         running = f"{last.num_running:.0f} running, {last.num_waiting:.0f} waiting"
         found.append(f"afterwards: {running}, {last.kv_share:.2%} of the KV cache in use")

@@ -31,8 +31,8 @@ def whole(*choices: dict[str, Any], **usage: int) -> str:
     return json.dumps({"choices": choices, "usage": USAGE | usage})
 
 
-def sample(at_s: float, rss_bytes: int, *, pss_bytes: int = 100, num_running: int = 0) -> Sample:
-    return Sample(at_s, {"chat": rss_bytes}, {"chat": pss_bytes}, 0, 0.0, num_running, 0)
+def sample(at_s: float, rss_bytes: int, *, num_running: int = 0) -> Sample:
+    return Sample(at_s, {"chat": rss_bytes}, 0, 0.0, num_running, 0)
 
 
 def asks(seed: int, count: int) -> list[Ask]:
@@ -127,10 +127,9 @@ def test_growth_is_from_the_end_of_the_warm_up_by_medians() -> None:
     peak = [10_000 if number % 10 == 5 else 1000 for number in range(80)]
     samples = [sample(number, rss) for number, rss in enumerate([*range(20), *peak[:70], *[1010] * 10])]
 
-    rss, pss = growths(samples)
+    (growth,) = growths(samples)
 
-    assert (rss.name, round(rss.ratio, 3)) == ("chat, RSS", 0.01)
-    assert pss.ratio == 0
+    assert (growth.name, round(growth.ratio, 3)) == ("chat", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_growth_is_from_the_end_of_the_warm_up_by_medians() -> None:
     [
         ([100] * 10, 0, 0, []),
         ([50, 50, *[100] * 7, 101], 0, 0, []),
-        ([100] * 9 + [102], 0, 0, ["chat, RSS grew by 2.00%"]),
+        ([100] * 9 + [102], 0, 0, ["the RSS of chat grew by 2.00%"]),
         ([100] * 10, 1, 0, ["afterwards: 1 running, 0 waiting, 0.00% of the KV cache in use"]),
         ([100] * 10, 0, 3, ["3 wrong answers"]),
     ],
