@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
@@ -100,7 +100,7 @@ class TritonWorker:
         call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model))
         final = False
         try:
-            while (message := await _read(call)) is not grpc.aio.EOF:
+            while (message := await _read(call)) is not None:
                 if message.error_message:
                     raise from_text(message.error_message, model=model)
                 payload = unpack_response(message.infer_response)
@@ -120,17 +120,22 @@ def _check_complete(num_answered: int, num_asked: int) -> None:
         raise MeshError(Reason.INTERNAL, f"the worker answered {num_answered} of {num_asked}")
 
 
-async def _read(call: grpc.aio.UnaryStreamCall[ModelInferRequest, ModelStreamInferResponse]) -> Any:
-    """The next message, or EOF. A caller who leaves cancels the call, never the reading: gRPC would not free what it
-    holds for that (grpc/grpc issue 43360).
+async def _read(
+    call: grpc.aio.UnaryStreamCall[ModelInferRequest, ModelStreamInferResponse],
+) -> ModelStreamInferResponse | None:
+    """The next message, or None after the last.
+
+    A caller who leaves cancels the call, never the reading: gRPC would not free what it holds for that (grpc/grpc
+    issue 43360).
     """
     reading = asyncio.ensure_future(call.read())
     try:
-        return await asyncio.shield(reading)
+        message = await asyncio.shield(reading)
     except asyncio.CancelledError:
         call.cancel()
         await asyncio.wait([reading])
         raise
+    return message if isinstance(message, ModelStreamInferResponse) else None
 
 
 def _metadata(request_id: str, model: str) -> list[tuple[str, str]]:
