@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from modelkit.config import Architecture, CheckpointError, DecoderConfig, read_config
 from modelkit.decoder import Decoder
 from modelkit.layout import split_qkv, tensor_shapes
-from modelkit.weights import StoredTensor, open_weights
+from modelkit.weights import StoredTensor, open_weights, read_finite
 
 DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
     {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 )
-_STORED_DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # Each parameter of a layer but qkv, and the tensors in the file whose rows it holds one after the other.
 _LAYER_PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -64,12 +63,7 @@ class Checkpoint:
 
         Raises CheckpointError when it cannot be read, is not of a plain floating-point dtype, or holds NaN or infinity.
         """
-        tensor, file = self.tensors[name].read(), self.tensors[name].file
-        if tensor.dtype not in _STORED_DTYPES:
-            raise CheckpointError(f"{file}: {name} is {tensor.dtype}, must be floating point of 16 bits or more")
-        if not all(torch.isfinite(extreme) for extreme in tensor.aminmax()):
-            raise CheckpointError(f"{file}: {name} holds NaN or infinity")
-        return tensor
+        return read_finite(name, self.tensors[name])
 
     def qkv(self, layer: int, kind: Literal["weight", "bias"]) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's query, key and value projection apart from each other, whichever way the file holds them."""

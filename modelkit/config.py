@@ -109,24 +109,24 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
     if architecture is Architecture.ZHINAO:
         raw = {**_ZHINAO_DEFAULTS, **raw}
     _refuse_unsupported(raw)
-    num_heads, hidden_size = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")
+    num_heads, hidden_size = count(raw, "num_attention_heads"), count(raw, "hidden_size")
     if raw.get("head_dim") is None and hidden_size % num_heads:
         raise CheckpointError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
     rope = {**_section(raw, "rope_scaling"), **_section(raw, "rope_parameters")}  # older and newer spelling
     llama_bias = architecture is Architecture.LLAMA and _flag(raw, "attention_bias")
     config = DecoderConfig(
         architecture=architecture,
-        vocab_size=_count(raw, "vocab_size"),
+        vocab_size=count(raw, "vocab_size"),
         hidden_size=hidden_size,
-        num_layers=_count(raw, "num_hidden_layers"),
+        num_layers=count(raw, "num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=_count(raw, "num_key_value_heads", num_heads),
-        head_dim=_count(raw, "head_dim", hidden_size // num_heads),
-        intermediate_size=_count(raw, "intermediate_size"),
-        norm_eps=_number(raw, "rms_norm_eps", 1e-6),
-        rope_theta=_number(rope, "rope_theta", _number(raw, "rope_theta", 10000.0)),
+        num_kv_heads=count(raw, "num_key_value_heads", num_heads),
+        head_dim=count(raw, "head_dim", hidden_size // num_heads),
+        intermediate_size=count(raw, "intermediate_size"),
+        norm_eps=number(raw, "rms_norm_eps", 1e-6),
+        rope_theta=number(rope, "rope_theta", number(raw, "rope_theta", 10000.0)),
         rope_scaling=_rope_scaling(rope),
-        max_position_embeddings=_count(raw, "max_position_embeddings"),
+        max_position_embeddings=count(raw, "max_position_embeddings"),
         tie_word_embeddings=_flag(raw, "tie_word_embeddings"),
         qkv_bias=llama_bias or architecture is not Architecture.LLAMA,
         o_bias=llama_bias,
@@ -164,10 +164,10 @@ def _rope_scaling(rope: Mapping[str, Any]) -> Llama3Scaling | None:
     if kind != "llama3":
         raise CheckpointError(f"rope_type is {kind!r}, only 'default' and 'llama3' are supported")
     return Llama3Scaling(
-        factor=_number(rope, "factor"),
-        low_freq_factor=_number(rope, "low_freq_factor"),
-        high_freq_factor=_number(rope, "high_freq_factor"),
-        original_max_position_embeddings=_count(rope, "original_max_position_embeddings"),
+        factor=number(rope, "factor"),
+        low_freq_factor=number(rope, "low_freq_factor"),
+        high_freq_factor=number(rope, "high_freq_factor"),
+        original_max_position_embeddings=count(rope, "original_max_position_embeddings"),
     )
 
 
@@ -185,7 +185,7 @@ def _flag(raw: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """A positive whole number; a key that is absent or null takes the default."""
     value = raw.get(key) if raw.get(key) is not None else default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -193,7 +193,7 @@ def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
     return value
 
 
-def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
+def number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """A positive finite number; a key that is absent or null takes the default."""
     value = raw.get(key) if raw.get(key) is not None else default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modelkit.config import CheckpointError, read_json
+
+_STORED_DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,19 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
         if (folder / single).exists():
             return opener(folder / single)
     raise CheckpointError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index")
+
+
+def read_finite(name: str, stored: StoredTensor) -> Tensor:
+    """A tensor in the dtype it is stored in; a view of the mapped file where the format allows.
+
+    Raises CheckpointError when it cannot be read, is not of a plain floating-point dtype, or holds NaN or infinity.
+    """
+    tensor, file = stored.read(), stored.file
+    if tensor.dtype not in _STORED_DTYPES:
+        raise CheckpointError(f"{file}: {name} is {tensor.dtype}, must be floating point of 16 bits or more")
+    if not all(torch.isfinite(extreme) for extreme in tensor.aminmax()):
+        raise CheckpointError(f"{file}: {name} holds NaN or infinity")
+    return tensor
 
 
 def _open_shards(index: Path, opener: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:

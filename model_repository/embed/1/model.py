@@ -1,0 +1,14 @@
+"""Triton entry point of the embed model; everything else is in services.embed_worker."""
+
+from services.embed_worker.adapter import open_adapter
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self._adapter = open_adapter()
+
+    def execute(self, requests):
+        return self._adapter.execute(requests)
+
+    def finalize(self):
+        self._adapter.close()

@@ -1,0 +1,62 @@
+"""Decides what computes the vectors of rows on this machine and in which number format; knows no texts."""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from modelkit.encoder import Encoder, EncoderConfig
+from modelkit.encoder_checkpoint import EncoderCheckpoint, load_encoder
+from modelkit.precision import Precision
+from modelkit.sentence import Pooling, pool
+
+log = logging.getLogger(__name__)
+
+
+class RowEncoder(Protocol):
+    """Turns rows of token ids into one vector each. precision: of its weights. computed_by: for people.
+
+    One thread at a time may call it.
+    """
+
+    config: EncoderConfig
+    precision: Precision
+    computed_by: str
+
+    def pool(self, rows: Sequence[Sequence[int]], pooling: Pooling, second_from: Sequence[int] | None = None) -> Tensor:
+        """The vector of each row, (rows, hidden) fp32, not normalised; it does not depend on the other rows.
+
+        rows: of 1 to max_position_embeddings ids each, of any mix of lengths. second_from: in each row, the first
+        token of token type 1; None where all are of type 0.
+        """
+        ...
+
+
+class TorchRowEncoder:
+    """The plain RowEncoder, fp32, row by row: the oracle of the others."""
+
+    precision = Precision.FP32
+    computed_by = "torch"
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.config = encoder.config
+        self._encoder = encoder
+
+    @torch.inference_mode()
+    def pool(self, rows: Sequence[Sequence[int]], pooling: Pooling, second_from: Sequence[int] | None = None) -> Tensor:
+        """See RowEncoder."""
+        firsts = second_from if second_from is not None else [len(row) for row in rows]
+        return torch.stack([self._one(row, first, pooling) for row, first in zip(rows, firsts, strict=True)])
+
+    def _one(self, row: Sequence[int], second_from: int, pooling: Pooling) -> Tensor:
+        type_ids = (torch.arange(len(row)) >= second_from).long()
+        return pool(self._encoder(torch.tensor(row), type_ids, [len(row)]), pooling)
+
+
+def load_row_encoder(checkpoint: EncoderCheckpoint, precision: Precision) -> RowEncoder:
+    """Read an encoder's weights for serving. Raises CheckpointError."""
+    if precision not in (Precision.AUTO, Precision.FP32):
+        log.warning("plain torch computes this encoder in fp32, not in %s", precision)
+    return TorchRowEncoder(load_encoder(checkpoint))

@@ -1,0 +1,1 @@
+"""One embedding model inside Triton."""
