@@ -129,13 +129,12 @@ class TextEncoder:
         end = self._tokenizer.end
         kept_before = len(head) if ids[: len(head)] == head else 0
         kept_behind = len(end) if ids[-len(end) :] == end else 0
+        if kept_before + kept_behind >= self.max_tokens:
+            message = f"instruction leaves no room: {kept_before} tokens with the start, the limit is {self.max_tokens}"
+            raise _invalid(message, "instruction")
         if truncate is Truncate.END:
             last = self.max_tokens - kept_behind
             return Row(ids[:last] + ids[len(ids) - kept_behind :], excess)
-        if kept_before + kept_behind >= self.max_tokens:
-            raise _invalid(
-                f"instruction is {kept_before} tokens, the limit is {self.max_tokens} with text", "instruction"
-            )
         return Row(ids[:kept_before] + ids[kept_before + excess :], excess)
 
 
