@@ -1,7 +1,9 @@
 """Says what a metric is to a worker; knows neither which there are nor who shows them."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 
@@ -42,3 +44,40 @@ class MakeMetric(Protocol):
     def __call__(self, kind: Kind, row: Row, labels: Mapping[str, str], buckets: Sequence[float] = ()) -> Metric:
         """buckets: upper bounds, of a histogram only."""
         ...
+
+
+class TalliedHistogram:
+    """A histogram told to whoever shows it many observations at a time, as the counters it consists of.
+
+    For what is observed with every token: each call of a Metric costs a message between two processes.
+    """
+
+    def __init__(self, make: MakeMetric, row: Row, labels: Mapping[str, str], bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        name, description = row
+        bucket = Row(f"{name}_bucket", description)
+        self._buckets = [
+            make(Kind.COUNTER, bucket, {**labels, "le": le}) for le in [*(f"{bound:g}" for bound in bounds), "+Inf"]
+        ]
+        self._sum = make(Kind.COUNTER, Row(f"{name}_sum", description), labels)
+        self._count = make(Kind.COUNTER, Row(f"{name}_count", description), labels)
+        self._reset()
+
+    def observe(self, value: float) -> None:
+        """Note a value."""
+        self._num_by_bucket[bisect_left(self._bounds, value)] += 1
+        self._total += value
+        self.num_untold += 1
+
+    def tell(self) -> None:
+        """Hand over what was noted since the last time."""
+        gains = [*accumulate(self._num_by_bucket), self._total, self.num_untold]
+        for metric, gain in zip([*self._buckets, self._sum, self._count], gains, strict=True):
+            if gain:
+                metric.increment(gain)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._num_by_bucket = [0] * len(self._buckets)
+        self._total = 0.0
+        self.num_untold = 0

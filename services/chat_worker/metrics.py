@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.generation import Finish, Load, Piece
 from services.chat_worker.engine.sequence import FinishReason
-from workerkit.metrics import Kind, MakeMetric, Row
+from workerkit.metrics import Kind, MakeMetric, Row, TalliedHistogram
 
 _ABORT, _ERROR = "abort", "error"  # what vLLM calls the end of an answer whose caller left, or that failed
 
@@ -50,6 +50,7 @@ _TOKENS: Final = tuple(float(digit * 10**power) for power in range(6) for digit 
 
 _TTFT: Final = Row("vllm:time_to_first_token_seconds", "From arrival to the first token")
 _GAP: Final = Row("vllm:inter_token_latency_seconds", "From a step that added to an answer to the next")
+_GAPS_A_TIME: Final = 256  # how many may be missing from the page while answers grow
 _ENDED: Final = Row("vllm:request_success_total", "Answers that ended, by finished_reason; abort: the caller left")
 _REJECTED: Final = Row("vllm:admission_rejections_total", "Requests refused for want of room, by reason")
 
@@ -99,7 +100,7 @@ class EngineMetrics:
         }
         self._rejected = make(Kind.COUNTER, _REJECTED, self._labels | {"reason": Reason.QUEUE_FULL})
         self._ttft = make(Kind.HISTOGRAM, _TTFT, self._labels, _TTFT_S)
-        self._gap = make(Kind.HISTOGRAM, _GAP, self._labels, _TOKEN_S)
+        self._gap = TalliedHistogram(make, _GAP, self._labels, _TOKEN_S)
         self._of_finish = [
             (make(Kind.HISTOGRAM, row, self._labels, buckets), value) for row, buckets, value in _OF_FINISH
         ]
@@ -116,6 +117,8 @@ class EngineMetrics:
     def count_piece(self, piece: Piece) -> None:
         """See Observer."""
         (self._ttft if piece.first else self._gap).observe(piece.gap_s)
+        if piece.finish or self._gap.num_untold >= _GAPS_A_TIME:
+            self._gap.tell()
         if piece.finish is None:
             return
         self._ended[piece.finish.reason].increment(1)

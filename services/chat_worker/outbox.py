@@ -16,7 +16,8 @@ from services.chat_worker.engine.sequence import RequestId
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.05  # how late a caller who left is noticed, and how old a published load may be
+_PUBLISH_S = 0.05  # how old a published load may be
+_LOOK_S = 0.2  # how late a caller who left is noticed; each look is a message to Triton
 
 # The least time that each response gets. Each costs the worker, Triton and those behind them CPU that the engine needs:
 # with many streams several tokens travel at a time; with few, whose steps take longer than this, nothing changes.
@@ -123,17 +124,20 @@ class Outbox:
         self._load = load
 
     def _run(self) -> None:
-        polled_s = time.monotonic()
+        published_s = looked_s = time.monotonic()
         while self._turn():
             now_s = time.monotonic()
-            if now_s - polled_s >= _POLL_S:
-                self._poll()
-                polled_s = now_s
+            if now_s - published_s >= _PUBLISH_S:
+                self._publish()
+                published_s = now_s
+            if now_s - looked_s >= _LOOK_S:
+                self._look_for_departures()
+                looked_s = now_s
 
     def _turn(self) -> bool:
         """Wait for a message and deliver all that are queued; False if the outbox is to stop."""
         try:
-            messages = [self._messages.get(timeout=_POLL_S)]
+            messages = [self._messages.get(timeout=_PUBLISH_S)]
         except queue.Empty:
             return True
         began_s = time.monotonic()
@@ -196,13 +200,15 @@ class Outbox:
         except Exception:  # boundary: this thread answers everybody
             log.exception("an observation was lost")
 
-    def _poll(self) -> None:
-        for request_id, reply in list(self._replies.items()):
-            self._guard(request_id, partial(self._drop_if_left, request_id, reply))
+    def _publish(self) -> None:
         load = self._load
         if load is not None and load is not self._published:
             self._note(partial(self._observer.publish, load))
             self._published = load
+
+    def _look_for_departures(self) -> None:
+        for request_id, reply in list(self._replies.items()):
+            self._guard(request_id, partial(self._drop_if_left, request_id, reply))
 
     def _drop_if_left(self, request_id: RequestId, reply: Reply) -> None:
         if reply.is_cancelled():

@@ -149,7 +149,7 @@ def test_tokens_are_counted_in_the_metrics(make_adapter: MakeAdapter) -> None:
     assert wait_for(f"vllm:request_success_total {FinishReason.LENGTH}", 1)
     metrics = pb_utils.MetricFamily.metrics
     assert len(metrics["vllm:time_to_first_token_seconds"].observed) == 1
-    assert len(metrics["vllm:inter_token_latency_seconds"].observed) == 4
+    assert metrics["vllm:inter_token_latency_seconds_count"].value == 4
     assert metrics["vllm:request_generation_tokens"].observed == [5]
     (size,) = [name for name in metrics if name.startswith("vllm:cache_config_info")]
     assert metrics[size].value == 1

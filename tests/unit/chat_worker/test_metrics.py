@@ -23,10 +23,10 @@ COUNTERS = {
     "spec_decode_num_draft_tokens_total",
     "spec_decode_num_accepted_tokens_total",
     "admission_rejections_total",
+    *(f"inter_token_latency_seconds_{part}" for part in ("bucket", "sum", "count")),  # a tallied histogram
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds",
-    "inter_token_latency_seconds",
     "request_time_per_output_token_seconds",
     "e2e_request_latency_seconds",
     "request_queue_time_seconds",
@@ -112,7 +112,8 @@ def test_an_answer_is_observed_once_with_its_times_and_tokens(page: Page, metric
     metrics.count_piece(Piece("b", (), gap_s=0.25))
     metrics.count_piece(Piece("c", (), finish=FINISH, gap_s=0.5, last=True))
     assert page.told["time_to_first_token_seconds"] == [1.5]
-    assert page.told["inter_token_latency_seconds"] == [0.25, 0.5]
+    assert page.total("inter_token_latency_seconds_sum") == 0.75
+    assert page.total("inter_token_latency_seconds_count") == 2
     assert page.told["request_queue_time_seconds"] == [0.5]
     assert page.told["request_prefill_time_seconds"] == [1.0]
     assert page.told["request_decode_time_seconds"] == [2.0]
@@ -121,6 +122,20 @@ def test_an_answer_is_observed_once_with_its_times_and_tokens(page: Page, metric
     assert page.told["request_prompt_tokens"] == [7]
     assert page.told["request_generation_tokens"] == [5]
     assert page.told["request_success_total stop"] == [1]
+
+
+def test_gaps_are_told_many_at_a_time_as_the_counters_of_a_histogram(page: Page, metrics: EngineMetrics) -> None:
+    def told() -> dict[str, float]:
+        name = "inter_token_latency_seconds_bucket "
+        return {series.removeprefix(name): sum(gains) for series, gains in page.told.items() if series.startswith(name)}
+
+    for gap_s in (*[0.025] * 255, 0.026):
+        assert set(told().values()) == {0}
+        metrics.count_piece(Piece("a", (), gap_s=gap_s))
+    expected = {"0.01": 0, "0.025": 255} | {bound: 256 for bound in told() if bound not in ("0.01", "0.025")}
+    assert told() == expected and "+Inf" in expected
+    metrics.count_piece(Piece("b", (), finish=FINISH, gap_s=1000.0, last=True))
+    assert told() == expected | {"+Inf": 257}
 
 
 def test_an_answer_of_one_token_has_no_time_per_further_token(page: Page, metrics: EngineMetrics) -> None:
