@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from cli.failures import shown_failures
-from cli.options import CHAT_DTYPES, UpWords
+from cli.options import DTYPES, UpWords
 from mesh.state import StateFolder, default_state_folder
 
 EDGE: Final = "http://127.0.0.1:8360"
@@ -21,6 +21,14 @@ app = typer.Typer(
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of this mesh's files; default: under ~/.local/state.")
 ]
+_SOURCE = "Folder or Hugging Face name of {}; default: the demo model."
+ChatModelOption = Annotated[str | None, typer.Option(help=_SOURCE.format("a chat model"))]
+EmbedModelOption = Annotated[str | None, typer.Option(help=_SOURCE.format("an embedding model"))]
+RerankModelOption = Annotated[str | None, typer.Option(help=_SOURCE.format("a reranker, or of any chat model"))]
+_DTYPE = "Number format of the {} models' weights: {}."
+ChatDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("chat", ", ".join(DTYPES["chat"])))]
+EmbedDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("embedding", ", ".join(DTYPES["embed"])))]
+RerankDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("reranking", ", ".join(DTYPES["rerank"])))]
 
 
 def _folder(path: Path | None) -> StateFolder:
@@ -33,20 +41,26 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge: REST and gRPC.")] = 8360,
     host: Annotated[str, typer.Option(help="Address of the edge; all other parts stay on loopback.")] = "127.0.0.1",
     state: StateOption = None,
-    chat_model: Annotated[
-        str | None, typer.Option(help="Folder or Hugging Face name of a chat model; default: the demo model.")
-    ] = None,
+    chat_model: ChatModelOption = None,
+    embed_model: EmbedModelOption = None,
+    rerank_model: RerankModelOption = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="ID=KIND:PATH, one more model; may be repeated. KIND: chat.")
+        list[str] | None,
+        typer.Option(help="ID=KIND:PATH, one more model; may be repeated. KIND: chat, embed or rerank."),
     ] = None,
-    served_model_name: Annotated[list[str] | None, typer.Option(help="chat=ID, the id of --chat-model.")] = None,
-    chat_dtype: Annotated[
-        str, typer.Option(help=f"Number format of the chat models' weights: {', '.join(CHAT_DTYPES)}.")
-    ] = "auto",
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="KIND=ID, the id of --KIND-model; may be repeated.")
+    ] = None,
+    chat_dtype: ChatDtypeOption = "auto",
+    embed_dtype: EmbedDtypeOption = "auto",
+    rerank_dtype: RerankDtypeOption = "auto",
     max_model_len: Annotated[
-        int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens; default: the model's.")
+        int | None,
+        typer.Option(min=1, help="Longest chat, prompt and answer, in tokens; default: the model's."),
     ] = None,
-    replicas: Annotated[str, typer.Option(help="Workers per model, e.g. chat=1; chat=0 leaves chat out.")] = "chat=1",
+    replicas: Annotated[
+        str, typer.Option(help="Workers per model by kind, e.g. chat=1,embed=0,rerank=0; 0 leaves a kind out.")
+    ] = "chat=1,embed=1,rerank=0",
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the mesh is ready; it goes on running.")
     ] = False,
@@ -54,7 +68,16 @@ def up(
     """Start a mesh and wait until every part has answered."""
     from cli.up import up as run
 
-    words = UpWords(host, port, chat_model, model or [], served_model_name or [], chat_dtype, max_model_len, replicas)
+    words = UpWords(
+        host=host,
+        port=port,
+        sources={"chat": chat_model, "embed": embed_model, "rerank": rerank_model},
+        models=model or [],
+        served_model_names=served_model_name or [],
+        dtypes={"chat": chat_dtype, "embed": embed_dtype, "rerank": rerank_dtype},
+        max_model_len=max_model_len,
+        replicas=replicas,
+    )
     with shown_failures():
         run(words, _folder(state), detach)
 

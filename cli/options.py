@@ -3,30 +3,33 @@
 import ipaddress
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from cli.failures import UsageFailure
-from mesh.plan import Model, Options
+from mesh.plan import Model, ModelKind, Options
 
-DEFAULT_CHAT_ID: Final = "zhinao-chat"
-KINDS: Final = ("chat", "embed", "rerank")
-CHAT_DTYPES: Final = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
+KINDS: Final[tuple[ModelKind, ...]] = ("chat", "embed", "rerank")
+_DECODER_DTYPES: Final = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
+DTYPES: Final[Mapping[ModelKind, Sequence[str]]] = MappingProxyType(
+    {"chat": _DECODER_DTYPES, "embed": ("auto", "fp32", "bf16", "int8"), "rerank": _DECODER_DTYPES}
+)
 _MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")  # safe in a header, a URL, a label and a shell
 
 
 @dataclass(frozen=True, slots=True)
 class UpWords:
-    """The command line as typed; see the help of `zhinao up`."""
+    """The command line as typed; see the help of `zhinao up`. sources: of --KIND-model, by kind."""
 
     host: str
     port: int
-    chat_model: str | None
+    sources: Mapping[ModelKind, str | None]
     models: Sequence[str]
     served_model_names: Sequence[str]
-    chat_dtype: str
+    dtypes: Mapping[ModelKind, str]
     max_model_len: int | None
     replicas: str
 
@@ -36,38 +39,50 @@ class WantedModel:
     """A model before its weights are found. source: a folder, a name on Hugging Face, or None for the demo model."""
 
     id: str
+    kind: ModelKind
     source: str | None
 
 
 def wanted_models(words: UpWords) -> list[WantedModel]:
-    """The chat models to serve; the first is the default one. Raises UsageFailure."""
-    if words.chat_dtype not in CHAT_DTYPES:
-        raise UsageFailure(f"--chat-dtype {words.chat_dtype}: expected one of {', '.join(CHAT_DTYPES)}")
-    chat_id = _served_chat_id(words.served_model_names)
-    wanted = [_parse_model(text) for text in words.models]
-    if words.chat_model is not None or not wanted:
-        wanted.insert(0, WantedModel(chat_id, words.chat_model))
-    elif words.served_model_names:
-        raise UsageFailure("--served-model-name names the model of --chat-model; --model carries its own id")
+    """The models to serve; the first of each kind is its default one. Raises UsageFailure."""
+    for kind, dtype in words.dtypes.items():
+        if dtype not in DTYPES[kind]:
+            raise UsageFailure(f"--{kind}-dtype {dtype}: expected one of {', '.join(DTYPES[kind])}")
+    names = _served_model_names(words.served_model_names)
+    named = [_parse_model(text) for text in words.models]
+    wanted = [model for kind in KINDS for model in _of_kind(kind, words.sources[kind], names.get(kind), named)]
     ids = [model.id for model in wanted]
     for model_id in ids:
         if ids.count(model_id) > 1:
             raise UsageFailure(f"{ids.count(model_id)} models are called {model_id!r}; each needs an id of its own")
-    return wanted if chat_replicas(words.replicas) else []
+    replicas = read_replicas(words.replicas)
+    if words.sources["rerank"] or any(model.kind == "rerank" for model in named):
+        raise UsageFailure("not available yet: reranking models")
+    return [model for model in wanted if replicas[model.kind]]
 
 
-def chat_replicas(text: str) -> int:
-    """Read `chat=1,embed=0`: how many chat workers a model gets, 0 or 1. Raises UsageFailure."""
-    chat = 1
+def _of_kind(kind: ModelKind, source: str | None, name: str | None, named: Sequence[WantedModel]) -> list[WantedModel]:
+    """Those of --model, after the one of --KIND-model; the demo model if neither names any."""
+    own = [model for model in named if model.kind == kind]
+    if source is not None or not own:
+        return [WantedModel(name or f"zhinao-{kind}", kind, source), *own]
+    if name is not None:
+        raise UsageFailure(f"--served-model-name names the model of --{kind}-model; --model carries its own id")
+    return own
+
+
+def read_replicas(text: str) -> dict[ModelKind, int]:
+    """Read `chat=1,embed=0`: how many workers a model of each kind gets, 1 if it is not named. Raises UsageFailure."""
+    replicas: dict[ModelKind, int] = dict.fromkeys(KINDS, 1) | {"rerank": 0}
     for item in filter(None, text.split(",")):
-        kind, _, number = item.partition("=")
-        if kind not in KINDS or not number.isdecimal():
+        name, _, number = item.partition("=")
+        if not number.isdecimal():
             raise UsageFailure(f"--replicas {item!r}: expected KIND=NUMBER with KIND one of {', '.join(KINDS)}")
-        if int(number) > (1 if kind == "chat" else 0):
-            raise UsageFailure(f"not available yet: --replicas {item} (only chat=0 and chat=1)")
-        if kind == "chat":
-            chat = int(number)
-    return chat
+        kind = _kind(name, f"--replicas {item!r}: expected KIND=NUMBER")
+        if int(number) > (kind != "rerank"):
+            raise UsageFailure(f"not available yet: --replicas {item}")
+        replicas[kind] = int(number)
+    return replicas
 
 
 def to_options(words: UpWords, models: Sequence[Model]) -> Options:
@@ -76,10 +91,10 @@ def to_options(words: UpWords, models: Sequence[Model]) -> Options:
         host = str(ipaddress.ip_address("127.0.0.1" if words.host == "localhost" else words.host))
     except ValueError:
         raise UsageFailure(f"--host {words.host!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
-    return Options(host, words.port, tuple(models), words.chat_dtype, words.max_model_len)
+    return Options(host, words.port, tuple(models), dict(words.dtypes), words.max_model_len)
 
 
-def check_chat_checkpoint(folder: Path, model_id: str) -> None:
+def check_checkpoint(folder: Path, model_id: str) -> None:
     """Refuse at once what is no checkpoint at all; the worker reads it thoroughly. Raises UsageFailure."""
     config = folder / "config.json"
     if not config.is_file():
@@ -90,26 +105,32 @@ def check_chat_checkpoint(folder: Path, model_id: str) -> None:
         raise UsageFailure(f"model {model_id!r}: {config} is not valid JSON: {error}") from None
 
 
-def _served_chat_id(names: Sequence[str]) -> str:
-    chat_id = DEFAULT_CHAT_ID
+def _served_model_names(names: Sequence[str]) -> dict[ModelKind, str]:
+    found: dict[ModelKind, str] = {}
     for name in names:
-        kind, _, model_id = name.partition("=")
-        if kind not in KINDS or not model_id:
-            raise UsageFailure(f"--served-model-name {name!r}: expected KIND=ID, e.g. chat=my-model")
-        if kind != "chat":
-            raise UsageFailure(f"not available yet: --served-model-name {name} (only chat)")
-        chat_id = _checked_id(model_id)
-    return chat_id
+        word, _, model_id = name.partition("=")
+        wanted = f"--served-model-name {name!r}: expected KIND=ID, e.g. chat=my-model,"
+        if not model_id:
+            raise UsageFailure(f"{wanted} with KIND one of {', '.join(KINDS)}")
+        found[_kind(word, wanted)] = _checked_id(model_id)
+    return found
 
 
 def _parse_model(text: str) -> WantedModel:
     model_id, _, rest = text.partition("=")
-    kind, _, path = rest.partition(":")
-    if kind not in KINDS or not path:
-        raise UsageFailure(f"--model {text!r}: expected ID=KIND:PATH with KIND one of {', '.join(KINDS)}")
-    if kind != "chat":
-        raise UsageFailure(f"not available yet: --model {text} (only chat models)")
-    return WantedModel(_checked_id(model_id), path)
+    word, _, path = rest.partition(":")
+    wanted = f"--model {text!r}: expected ID=KIND:PATH"
+    if not path:
+        raise UsageFailure(f"{wanted} with KIND one of {', '.join(KINDS)}")
+    kind = _kind(word, wanted)
+    return WantedModel(_checked_id(model_id), kind, path)
+
+
+def _kind(word: str, wanted: str) -> ModelKind:
+    for kind in KINDS:
+        if word == kind:
+            return kind
+    raise UsageFailure(f"{wanted} with KIND one of {', '.join(KINDS)}")
 
 
 def _checked_id(model_id: str) -> str:

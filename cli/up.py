@@ -5,22 +5,31 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
+from typing import Final
 
 import typer
 from rich.console import Console
 
-from cli.options import UpWords, check_chat_checkpoint, to_options, wanted_models
+from cli.options import UpWords, check_checkpoint, to_options, wanted_models
 from cli.weights import find_checkpoint
 from mesh.failure import MeshFailure
 from mesh.launch import running_plan, start, wait_until_ready
 from mesh.plan import Model, Options, Plan
-from mesh.probe import generate_token
+from mesh.probe import first_answer
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor
 from mesh.teardown import bring_down
 
-INTERRUPTED = 130  # what a shell expects after Ctrl-C
+INTERRUPTED: Final = 130  # what a shell expects after Ctrl-C
+_EXAMPLES: Final = MappingProxyType(  # bodies by path, without the model
+    {
+        "/v1/chat/completions": '"messages": [{"role": "user", "content": "Who are you?"}], "stream": true',
+        "/v1/completions": '"prompt": "Hello", "stream": true',
+        "/v1/embeddings": '"input": "Hello"',
+        "/v1/rerank": '"query": "capital of France", "documents": ["Paris is in France.", "Cats sleep."]',
+    }
+)
 
 
 def up(words: UpWords, state: StateFolder, detach: bool) -> None:
@@ -28,17 +37,17 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     wanted = wanted_models(words)
-    models = [Model(model.id, "chat", str(find_checkpoint(model.source))) for model in wanted]
+    models = [Model(model.id, model.kind, str(find_checkpoint(model.source, model.kind))) for model in wanted]
     options = to_options(words, models)
     with state.lock():
         running = running_plan(state)
         if running is not None:
             _check_same(running.options, options, state)
             typer.echo("the mesh is up already")
-            _announce(running, {model.id: generate_token(running.edge, model.id) for model in models}, state)
+            _announce(running, {model.id: first_answer(running.edge, model) for model in models}, state)
             return
         for model in models:
-            check_chat_checkpoint(Path(model.path), model.id)
+            check_checkpoint(Path(model.path), model.id)
         _start(options, state)
     if not detach:
         _stay(state)
@@ -100,10 +109,18 @@ def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:
     typer.echo(f"  REST and gRPC  {plan.edge}")
     typer.echo(f"  models         {', '.join(paths) or '(none)'}")
     typer.echo(f"  logs           {state.logs}")
-    for model, path in list(paths.items())[:1]:
-        prompt = '"messages": [{"role": "user", "content": "Who are you?"}]' if "chat" in path else '"prompt": "Hello"'
-        body = f'{{"model": "{model}", {prompt}, "stream": true}}'
-        typer.echo(f"\ncurl -N {plan.edge}{path} -H 'content-type: application/json' -d '{body}'\n")
+    shown: set[str] = set()
+    for model in plan.options.models:
+        if model.kind not in shown:
+            shown.add(model.kind)
+            typer.echo(f"\n{_example(plan.edge, model.id, paths[model.id])}")
+    typer.echo()
+
+
+def _example(edge: str, model: str, path: str) -> str:
+    """A call that can be pasted into a shell."""
+    fields = f'"model": "{model}", {_EXAMPLES[path]}'
+    return f"curl -N {edge}{path} -H 'content-type: application/json' -d '{{{fields}}}'"
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

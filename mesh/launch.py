@@ -10,7 +10,7 @@ from mesh.failure import MeshFailure
 from mesh.layout import Layout, num_ports, worker_ports_of
 from mesh.plan import Options, Plan, load_plan, save_plan
 from mesh.ports import check_edge, choose_block
-from mesh.probe import Health, generate_token, probe
+from mesh.probe import Health, first_answer, probe
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor, write_config
 
@@ -43,7 +43,7 @@ def start(options: Options, state: StateFolder) -> Plan:
 
 
 def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], None]) -> dict[str, str]:
-    """Return when every part answers its probe and every model has made a token; on_ready is told each part's name.
+    """Return when every part answers its probe and every model has really computed; on_ready is told each part's name.
 
     Returns the path of the API that each model answered at. Raises MeshFailure, with the end of the part's log, as
     soon as one ends: what does not survive its own start would not survive the next one.
@@ -66,7 +66,7 @@ def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], N
             log = state.logs / f"{name}.log"
             raise MeshFailure(_report(f"{name} was not ready after {LOAD_TIMEOUT_S:.0f} s", log))
         time.sleep(POLL_S)
-    return {model.id: generate_token(plan.edge, model.id) for model in plan.options.models}
+    return {model.id: first_answer(plan.edge, model) for model in plan.options.models}
 
 
 def _report(headline: str, log: Path) -> str:

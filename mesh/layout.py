@@ -113,8 +113,8 @@ class Layout:
             name=f"{_slug(model.id)}-0",
             kind=model.kind,
             replica=0,
-            command=triton.command((http, grpc, metrics), shm_prefix),
-            environment={**triton.environment(), **_chat_environment(self.options, model)},
+            command=triton.command(model.kind, (http, grpc, metrics), shm_prefix),
+            environment={**triton.environment(), **_worker_environment(self.options, model)},
             http=f"http://127.0.0.1:{http}",
             grpc=f"127.0.0.1:{grpc}",
             metrics=f"http://127.0.0.1:{metrics}/metrics",
@@ -123,17 +123,18 @@ class Layout:
         )
 
 
-def _chat_environment(options: Options, model: Model) -> dict[str, str]:
+def _worker_environment(options: Options, model: Model) -> dict[str, str]:
+    prefix = model.kind.upper()
     environment = {
-        "CHAT_MODEL_ID": model.id,
-        "CHAT_MODEL_PATH": model.path,
-        "CHAT_DTYPE": options.chat_dtype,
+        f"{prefix}_MODEL_ID": model.id,
+        f"{prefix}_MODEL_PATH": model.path,
+        f"{prefix}_DTYPE": options.dtypes[model.kind],
         # Threads that spin at a barrier starve the gateway and Envoy on a small machine.
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if options.max_model_len is not None:
+    if options.max_model_len is not None and model.kind == "chat":
         environment["CHAT_MAX_MODEL_LEN"] = str(options.max_model_len)
     return environment
 

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from mesh.failure import MeshFailure
 from mesh.files import write_atomically
 
-ModelKind = Literal["chat"]
-PartKind = Literal["envoy", "gateway", "chat"]
+ModelKind = Literal["chat", "embed", "rerank"]  # also the name of its model inside Triton
+PartKind = Literal["envoy", "gateway", "chat", "embed", "rerank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Options:
     host: str
     port: int
     models: tuple[Model, ...]
-    chat_dtype: str
-    max_model_len: int | None  # tokens; None is the checkpoint's own limit
+    dtypes: Mapping[ModelKind, str]  # number formats of weights
+    max_model_len: int | None  # of chat models, in tokens; None is the checkpoint's own limit
 
 
 @dataclass(frozen=True, slots=True)

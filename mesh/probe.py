@@ -4,20 +4,34 @@ import http.client
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 import grpc
 from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest, ModelStreamInferResponse
 
 from mesh.failure import MeshFailure
-from mesh.plan import Part, Plan
+from mesh.plan import Model, ModelKind, Part, Plan
 from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, Operation
 
 PING_TIMEOUT_S: Final = 5.0
-FIRST_TOKEN_TIMEOUT_S: Final = 600.0  # a big model on a CPU
+FIRST_ANSWER_TIMEOUT_S: Final = 600.0  # a big model on a CPU
 CHANNEL_OPTIONS: Final = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+
+# What a model is asked first, by path; where there are two, the second is for those that refuse the first.
+_QUESTIONS: Final[Mapping[ModelKind, Mapping[str, Mapping[str, object]]]] = MappingProxyType(
+    {
+        "chat": {
+            "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1},
+            "/v1/completions": {"prompt": "Hello", "max_tokens": 1},
+        },
+        "embed": {"/v1/embeddings": {"input": "Hello"}},
+        "rerank": {"/v1/rerank": {"query": "Hello", "documents": ["Hello"]}},
+    }
+)
 
 
 class Health(StrEnum):
@@ -28,8 +42,10 @@ class Health(StrEnum):
     NOT_READY = "not_ready"  # something listens and cannot serve
 
 
-def ping_worker(target: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
-    """Send the ping that a worker's engine answers between two steps. target: host:port of its Triton's gRPC.
+def ping_worker(target: str, model: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
+    """Send the ping that a worker answers between two steps of its work. target: host:port of its Triton's gRPC.
+
+    model: its name inside Triton.
 
     Triton's own ready check is not enough: it passes with a dead Python stub.
     """
@@ -40,10 +56,10 @@ def ping_worker(target: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
         return Health.STARTING
     # On a thread of its own: Ctrl-C strikes the main thread, and inside gRPC it can leave a lock taken for ever.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_call_worker, target, timeout_s).result()
+        return thread.submit(_call_worker, target, model, timeout_s).result()
 
 
-def _call_worker(target: str, timeout_s: float) -> Health:
+def _call_worker(target: str, model: str, timeout_s: float) -> Health:
     with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         infer = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
@@ -52,16 +68,16 @@ def _call_worker(target: str, timeout_s: float) -> Health:
         )
         try:
             # Read to the stream's own end: a stream that is dropped half-way keeps Triton from leaving later.
-            replies = list(infer(iter([_ping()]), timeout=timeout_s))
+            replies = list(infer(iter([_ping(model)]), timeout=timeout_s))
         except grpc.RpcError:
             return Health.NOT_READY
     answered = bool(replies) and not any(reply.error_message for reply in replies)
     return Health.READY if answered else Health.NOT_READY
 
 
-def _ping() -> ModelInferRequest:
+def _ping(model: str) -> ModelInferRequest:
     return ModelInferRequest(
-        model_name="chat",
+        model_name=model,
         parameters={
             OPERATION_PARAMETER: InferParameter(string_param=Operation.PING),
             "triton_enable_empty_final_response": InferParameter(bool_param=True),
@@ -92,26 +108,24 @@ def probe(part: Part, plan: Plan) -> Health:
             return get_ready(plan.admin)
         case "gateway":
             return get_ready(str(part.http).removeprefix("http://"))
-        case "chat":
-            return ping_worker(str(part.grpc))
+        case "chat" | "embed" | "rerank":
+            return ping_worker(str(part.grpc), part.kind)
 
 
-def generate_token(edge: str, model: str, timeout_s: float = FIRST_TOKEN_TIMEOUT_S) -> str:
-    """Have a chat model make one real token through the edge. edge: URL.
+def first_answer(edge: str, model: Model, timeout_s: float = FIRST_ANSWER_TIMEOUT_S) -> str:
+    """Have a model compute one real token, vector or score through the edge. edge: URL.
 
-    Returns the path that works: a chat, or a plain completion where the model has no chat template.
-    Raises MeshFailure with the mesh's own words if both fail.
+    Returns the path that works: of a chat, or of a plain completion where the model has no chat template.
+    Raises MeshFailure with the mesh's own words if none does.
     """
-    chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-    plain = {"model": model, "prompt": "Hello", "max_tokens": 1}
     status, answer = 0, ""
-    for path, body in (("/v1/chat/completions", chat), ("/v1/completions", plain)):
-        status, answer = _post(edge, path, body, timeout_s)
+    for path, question in _QUESTIONS[model.kind].items():
+        status, answer = _post(edge, path, {"model": model.id, **question}, timeout_s)
         if status == 200:
             return path
         if status != 400:
             break
-    raise MeshFailure(f"model {model!r} did not answer at {edge}: HTTP {status}: {answer}")
+    raise MeshFailure(f"model {model.id!r} did not answer at {edge}: HTTP {status}: {answer}")
 
 
 def _post(edge: str, path: str, body: object, timeout_s: float) -> tuple[int, str]:

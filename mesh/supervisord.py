@@ -14,14 +14,14 @@ from typing import Any, Final, cast
 from xmlrpc.client import Fault, ServerProxy, Transport
 
 from mesh.failure import MeshFailure
-from mesh.plan import Part, PartKind, Plan
+from mesh.plan import Part, Plan
 from mesh.state import MARKER, StateFolder
 
 WATCHDOG: Final = "watchdog"
 START_S: Final = 20  # a part that dies younger than this is retried more and more slowly
 START_RETRIES: Final = 20  # then it stays down: some minutes of trying
-STOP_S: Final = {"chat": 30, "gateway": 30, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
-PRIORITY: Final[dict[PartKind, int]] = {"chat": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
+STOP_S: Final = {"worker": 30, "gateway": 30, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
+PRIORITY: Final = {"worker": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
 WAIT_FOR_SOCKET_S: Final = 15.0
 NOT_RUNNING: Final = 70  # supervisor's fault code for stopping what does not run
 
@@ -62,13 +62,14 @@ def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
 
 
 def _program(part: Part) -> dict[str, str]:
+    role = part.kind if part.model is None else "worker"
     return {
         "command": f"python3 -m mesh.start_part {part.name}",
-        "priority": str(PRIORITY[part.kind]),
+        "priority": str(PRIORITY[role]),
         "autorestart": "true",
         "startsecs": str(START_S),
         "startretries": str(START_RETRIES),
-        "stopwaitsecs": str(STOP_S[part.kind]),
+        "stopwaitsecs": str(STOP_S[role]),
         "stopasgroup": "false",
         "killasgroup": "true",
         "redirect_stderr": "true",

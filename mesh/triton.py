@@ -27,8 +27,8 @@ def package_folder(package: str, wheel: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def command(ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
-    """Command line of one server with the model `chat`, run in a folder that lay_out prepared.
+def command(model: str, ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
+    """Command line of one server with one model of the repository, run in a folder that lay_out prepared.
 
     The paths are relative because Triton hands them to a shell unquoted. ports: HTTP, gRPC, metrics, all on loopback.
     """
@@ -38,7 +38,7 @@ def command(ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
         f"--model-repository={REPOSITORY}",
         f"--backend-directory={BACKENDS}",
         "--model-control-mode=explicit",  # lets an operator unload and load without a restart
-        "--load-model=chat",
+        f"--load-model={model}",
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--http-address=127.0.0.1",

@@ -78,7 +78,7 @@ def main() -> None:
         if pid is not None:
             os.killpg(pid, signal.SIGKILL)  # supervisor made it the leader of its own group
 
-    watchdog = Watchdog(plan.workers, lambda part: ping_worker(str(part.grpc), PING_TIMEOUT_S), kill)
+    watchdog = Watchdog(plan.workers, lambda part: ping_worker(str(part.grpc), part.kind, PING_TIMEOUT_S), kill)
     while True:
         sys.stdout.write("READY\n")
         sys.stdout.flush()

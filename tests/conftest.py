@@ -1,5 +1,6 @@
-"""What every tier shares: the demo checkpoint, and patience."""
+"""What every tier shares: the demo checkpoints, patience, and an end that cleans up."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ from mesh.cache import demo_checkpoint
 # pytest's own timeout is the limit: a busy machine may hold up any single example
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """A killed run ends as one that Ctrl-C ends: fixtures are torn down, so that no mesh and no stub stays behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

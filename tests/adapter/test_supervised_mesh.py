@@ -33,7 +33,7 @@ def start(state: StateFolder, *arguments: str, before: str = ":") -> Plan:
     port = choose_block(os.getpid(), 1)
     command = ("sh", "-c", f'{before}; exec python3 "$@"', "sh", str(SERVER), *(arguments or (str(port),)))
     part = Part("gateway-0", "gateway", 0, command, http=f"http://127.0.0.1:{port}", shm_prefix=state.shm_prefix)
-    plan = Plan(Options("127.0.0.1", 1, (), "fp32", None), "http://127.0.0.1:1", "127.0.0.1:1", (part,))
+    plan = Plan(Options("127.0.0.1", 1, (), {}, None), "http://127.0.0.1:1", "127.0.0.1:1", (part,))
     state.make()
     save_plan(plan, state.plan)
     write_config(plan, state)

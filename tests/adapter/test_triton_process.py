@@ -27,7 +27,7 @@ class Server:
 
     def wait_for(self, health: Health) -> Health:
         deadline_s = time.monotonic() + 20
-        while (found := ping_worker(self.grpc)) is not health and time.monotonic() < deadline_s:
+        while (found := ping_worker(self.grpc, "chat")) is not health and time.monotonic() < deadline_s:
             assert self.process.poll() is None, "tritonserver ended"
         return found
 
@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     folder = tmp_path / "a 'folder' with spaces"
     triton.lay_out(folder, repository)
     http = choose_block(os.getpid(), 3)
-    command = triton.command((http, http + 1, http + 2), PREFIX)
+    command = triton.command("chat", (http, http + 1, http + 2), PREFIX)
     environment = {**os.environ, **triton.environment()}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -74,7 +74,7 @@ def stub_of(server: Server) -> psutil.Process:
 
 
 def test_ping_says_starting_while_nothing_listens() -> None:
-    assert ping_worker(f"127.0.0.1:{choose_block(os.getpid(), 1)}", timeout_s=0.2) is Health.STARTING
+    assert ping_worker(f"127.0.0.1:{choose_block(os.getpid(), 1)}", "chat", timeout_s=0.2) is Health.STARTING
 
 
 def test_ping_passes_on_a_served_model_and_sigterm_leaves_no_shared_memory(server: Server) -> None:

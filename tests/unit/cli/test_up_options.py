@@ -10,60 +10,71 @@ from typer.testing import CliRunner
 
 from cli.failures import UsageFailure
 from cli.main import app
-from cli.options import UpWords, WantedModel, check_chat_checkpoint, to_options, wanted_models
+from cli.options import UpWords, WantedModel, check_checkpoint, to_options, wanted_models
 from cli.weights import find_checkpoint
 
-DEFAULTS = UpWords(
+CHAT_ONLY = UpWords(
     host="127.0.0.1",
     port=8360,
-    chat_model=None,
+    sources={"chat": None, "embed": None, "rerank": None},
     models=[],
     served_model_names=[],
-    chat_dtype="auto",
+    dtypes={"chat": "auto", "embed": "auto", "rerank": "auto"},
     max_model_len=None,
-    replicas="chat=1",
+    replicas="embed=0,rerank=0",
 )
 
 
 def words(**changes: Any) -> UpWords:
-    return replace(DEFAULTS, **changes)
+    return replace(CHAT_ONLY, **changes)
 
 
-def test_without_words_the_demo_model_is_served_under_the_default_id() -> None:
-    assert wanted_models(words()) == [WantedModel("zhinao-chat", None)]
+def test_without_words_a_demo_model_of_each_kind_is_served_under_its_default_id() -> None:
+    assert wanted_models(words(replicas="")) == [
+        WantedModel("zhinao-chat", "chat", None),
+        WantedModel("zhinao-embed", "embed", None),
+    ]
 
 
-def test_a_chat_model_may_be_given_another_id() -> None:
-    wanted = wanted_models(words(chat_model="/w", served_model_names=["chat=mine"]))
+@pytest.mark.parametrize("kind", ["chat", "embed"])
+def test_a_model_of_any_kind_may_be_given_another_id(kind: str) -> None:
+    sources = {**CHAT_ONLY.sources, kind: "/w"}
 
-    assert wanted == [WantedModel("mine", "/w")]
+    wanted = wanted_models(words(sources=sources, served_model_names=[f"{kind}=mine"], replicas=""))
+
+    assert WantedModel("mine", kind, "/w") in wanted  # type: ignore[arg-type]
+    assert len(wanted) == 2
 
 
-def test_repeated_models_keep_their_order_and_replace_the_demo_model() -> None:
-    wanted = wanted_models(words(models=["b=chat:/b", "a=chat:/with:colon=and-more"]))
+def test_repeated_models_keep_their_order_and_replace_the_demo_model_of_their_kind() -> None:
+    wanted = wanted_models(
+        words(models=["b=chat:/b", "e=embed:/e", "a=chat:/with:colon=and-more"], replicas="rerank=0")
+    )
 
-    assert wanted == [WantedModel("b", "/b"), WantedModel("a", "/with:colon=and-more")]
+    assert wanted == [
+        WantedModel("b", "chat", "/b"),
+        WantedModel("a", "chat", "/with:colon=and-more"),
+        WantedModel("e", "embed", "/e"),
+    ]
 
 
 def test_the_chat_model_comes_before_further_models() -> None:
-    wanted = wanted_models(words(chat_model="/w", models=["b=chat:/b"]))
+    wanted = wanted_models(words(sources={**CHAT_ONLY.sources, "chat": "/w"}, models=["b=chat:/b"]))
 
     assert [model.id for model in wanted] == ["zhinao-chat", "b"]
 
 
-def test_no_chat_replicas_leave_chat_out() -> None:
-    assert wanted_models(words(replicas="chat=0,embed=0")) == []
+@pytest.mark.parametrize(
+    ("replicas", "kinds"),
+    [("chat=0", ["embed"]), ("chat=0,embed=0,rerank=0", []), ("embed=0", ["chat"])],
+)
+def test_no_replicas_leave_a_kind_out(replicas: str, kinds: list[str]) -> None:
+    assert [model.kind for model in wanted_models(words(replicas=replicas))] == kinds
 
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"replicas": "chat=2"},
-        {"replicas": "chat=1,embed=1"},
-        {"models": ["e=embed:/e"]},
-        {"models": ["r=rerank:/r"]},
-        {"served_model_names": ["rerank=r"]},
-    ],
+    [{"replicas": "chat=2"}, {"replicas": "chat=1,embed=3"}, {"replicas": "rerank=1"}, {"models": ["r=rerank:/r"]}],
 )
 def test_what_comes_later_is_refused_and_never_ignored(changes: dict[str, object]) -> None:
     with pytest.raises(UsageFailure, match="not available yet"):
@@ -82,6 +93,10 @@ def test_what_comes_later_is_refused_and_never_ignored(changes: dict[str, object
         ({"replicas": "chat"}, "'chat'"),
         ({"replicas": "chat=-1"}, "'chat=-1'"),
         ({"replicas": "web=1"}, "'web=1'"),
+        ({"models": ["a=web:/w"]}, "'a=web:/w'"),
+        ({"models": ["e=embed:/w"], "served_model_names": ["embed=x"]}, "--embed-model"),
+        ({"served_model_names": ["web=x"]}, "'web=x'"),
+        ({"dtypes": {"embed": "int4"}}, "--embed-dtype int4"),
     ],
 )
 def test_a_word_that_makes_no_sense_is_named(changes: dict[str, object], part: str) -> None:
@@ -97,16 +112,16 @@ def test_a_host_must_be_an_address_and_localhost_is_one() -> None:
 
 def test_a_folder_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UsageFailure, match=r"'m'.*config\.json"):
-        check_chat_checkpoint(tmp_path, "m")
+        check_checkpoint(tmp_path, "m")
 
 
 def test_a_broken_config_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"hidden_size": ')
     with pytest.raises(UsageFailure, match="not valid JSON"):
-        check_chat_checkpoint(tmp_path, "m")
+        check_checkpoint(tmp_path, "m")
 
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    check_chat_checkpoint(tmp_path, "m")
+    check_checkpoint(tmp_path, "m")
 
 
 def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +143,8 @@ def test_a_source_that_is_neither_folder_nor_name_is_refused() -> None:
         (["up", "--chat-model", "/no/such/folder"], 2, "neither a folder"),
         (["up", "--chat-model", "~nobody-is-called-so/x"], 2, "neither a folder"),
         (["up", "--port", "0"], 2, "--port"),
-        (["up", "--embed-model", "x"], 2, "--embed-model"),
+        (["up", "--embed-model", "/no/such/folder"], 2, "neither a folder"),
+        (["up", "--rerank-dtype", "fp64"], 2, "--rerank-dtype fp64: expected one of auto"),
         (["down"], 0, "no mesh was running"),
         (["status"], 0, "no mesh runs in"),
     ],

@@ -12,8 +12,10 @@ from mesh.state import StateFolder
 
 
 def make_options(*ids: str, host: str = "127.0.0.1", max_model_len: int | None = None) -> Options:
-    models = tuple(Model(model_id, "chat", f"/weights/{model_id}") for model_id in ids)
-    return Options(host, 8360, models, "fp32", max_model_len)
+    """Models of the kind before the colon of their id, or chat."""
+    pairs = [each.rpartition(":")[::2] for each in ids]
+    models = tuple(Model(model_id, kind or "chat", f"/weights/{model_id}") for kind, model_id in pairs)
+    return Options(host, 8360, models, {"chat": "fp32", "embed": "bf16", "rerank": "int8"}, max_model_len)
 
 
 def make_plan(options: Options, tmp_path: Path) -> Plan:
@@ -43,12 +45,27 @@ def test_each_model_gets_its_own_worker_with_its_settings(tmp_path: Path) -> Non
     assert f"--backend-config=python,shm-region-prefix-name={second.shm_prefix}" in second.command
 
 
+def test_each_kind_has_its_own_triton_model_settings_and_cluster(tmp_path: Path) -> None:
+    options = make_options("c", "embed:e", "rerank:r", max_model_len=512)
+    workers = make_plan(options, tmp_path).workers
+
+    for worker, kind, dtype in zip(workers, ("chat", "embed", "rerank"), ("fp32", "bf16", "int8"), strict=True):
+        prefix = kind.upper()
+        assert worker.kind == kind
+        assert f"--load-model={kind}" in worker.command
+        assert worker.environment[f"{prefix}_MODEL_ID"] == worker.model
+        assert worker.environment[f"{prefix}_DTYPE"] == dtype
+        assert (f"{prefix}_MAX_MODEL_LEN" in worker.environment) == (kind == "chat")
+    clusters = [route.cluster for route in Layout(options, StateFolder(tmp_path), 14_000).envoy_config().models]
+    assert clusters == ["chat-c", "embed-e", "rerank-r"]
+
+
 def test_the_gateway_learns_the_models_in_order(tmp_path: Path) -> None:
-    gateway = make_plan(make_options("b", "a"), tmp_path).part("gateway-0")
+    gateway = make_plan(make_options("b", "embed:a"), tmp_path).part("gateway-0")
 
     assert json.loads(gateway.environment["GATEWAY_MODELS"]) == [
         {"id": "b", "kind": "chat"},
-        {"id": "a", "kind": "chat"},
+        {"id": "a", "kind": "embed"},
     ]
     assert gateway.environment["GATEWAY_UPSTREAM"] == "127.0.0.1:14000"
 

@@ -11,7 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from mesh.failure import MeshFailure
-from mesh.probe import Health, generate_token, get_ready, ping_worker
+from mesh.plan import Model, ModelKind
+from mesh.probe import Health, first_answer, get_ready, ping_worker
+
+CHAT = Model("m", "chat", "/w")
 
 
 @contextmanager
@@ -57,20 +60,26 @@ def test_a_worker_that_does_not_listen_yet_is_starting_at_once() -> None:
         port = server.getsockname()[1]
     began_s = time.monotonic()
 
-    health = ping_worker(f"127.0.0.1:{port}")
+    health = ping_worker(f"127.0.0.1:{port}", "chat")
 
     assert health is Health.STARTING
     assert time.monotonic() - began_s < 0.5  # it waits for nothing that Ctrl-C could break
 
 
+@pytest.mark.parametrize(("kind", "path"), [("embed", "/v1/embeddings"), ("rerank", "/v1/rerank")])
+def test_other_models_answer_where_their_kind_does(kind: ModelKind, path: str) -> None:
+    with serve(lambda asked: 200 if asked == path else 404) as address:
+        assert first_answer(f"http://{address}", Model("m", kind, "/w")) == path
+
+
 def test_a_chat_model_answers_at_the_chat_endpoint() -> None:
     with serve(lambda _path: 200) as address:
-        assert generate_token(f"http://{address}", "m") == "/v1/chat/completions"
+        assert first_answer(f"http://{address}", CHAT) == "/v1/chat/completions"
 
 
 def test_a_base_model_without_a_template_answers_as_a_completion() -> None:
     with serve(lambda path: 400 if "chat" in path else 200) as address:
-        assert generate_token(f"http://{address}", "m") == "/v1/completions"
+        assert first_answer(f"http://{address}", CHAT) == "/v1/completions"
 
 
 def test_a_model_that_fails_is_named_with_the_servers_words() -> None:
@@ -78,4 +87,4 @@ def test_a_model_that_fails_is_named_with_the_servers_words() -> None:
         serve(lambda _path: 500) as address,
         pytest.raises(MeshFailure, match=r"'m' .*HTTP 500.*about /v1/chat/completions"),
     ):
-        generate_token(f"http://{address}", "m")
+        first_answer(f"http://{address}", CHAT)

@@ -11,7 +11,7 @@ PARTS = (
     Part("gateway-0", "gateway", 0, ("python3",)),
     Part("envoy", "envoy", 0, ("envoy",)),
 )
-PLAN = Plan(Options("127.0.0.1", 8360, (Model("w", "chat", "/w"),), "fp32", None), "http://e", "127.0.0.1:1", PARTS)
+PLAN = Plan(Options("127.0.0.1", 8360, (Model("w", "chat", "/w"),), {}, None), "http://e", "127.0.0.1:1", PARTS)
 
 
 def test_parts_stop_from_the_edge_inwards(tmp_path: Path) -> None:
