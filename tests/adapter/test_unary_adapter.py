@@ -1,9 +1,7 @@
 """From Triton's request to Triton's response for workers that answer once, with a model that counts letters."""
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,25 +71,15 @@ def model() -> LetterCounter:
 
 
 @pytest.fixture
-def make_unary(monkeypatch: pytest.MonkeyPatch, model: LetterCounter) -> Iterator[MakeUnary]:
-    """Makes started adapters around the model and closes them at the end."""
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", pb_utils)
-    for name in ("workerkit.triton", "workerkit.replies", "workerkit.unary"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(pb_utils.MetricFamily, "metrics", {})
-    with ExitStack() as closing:
+def make_unary(start_unary: Callable[..., Any], model: LetterCounter) -> Iterator[MakeUnary]:
+    """Makes started adapters around the model."""
 
-        def make(**limits: int) -> Any:
-            from workerkit.unary import UnaryAdapter
+    def make(**limits: int) -> Any:
+        settings = UnarySettings(model_id="counter", model_path=Path(), **limits)  # type: ignore[arg-type]
+        return start_unary(model, Operation.EMBED, settings)
 
-            settings = UnarySettings(model_id="counter", model_path=Path(), **limits)  # type: ignore[arg-type]
-            adapter = UnaryAdapter(model, Operation.EMBED, settings)
-            adapter.start()
-            closing.callback(adapter.close)
-            closing.callback(model.may_go.set)
-            return adapter
-
-        yield make
+    yield make
+    model.may_go.set()
 
 
 def send(adapter: Any, words: str, **parameters: str) -> pb_utils.ResponseSender:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 
 ZHINAO = Path(sys.executable).parent / "zhinao"
 START_TIMEOUT_S = 180
+CHAT_ONLY = ("--replicas", "embed=0,rerank=0")
 
 
 def free_port() -> int:
@@ -32,12 +33,23 @@ def free_port() -> int:
 
 
 def zhinao(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    result = subprocess.run(
-        [str(ZHINAO), *words], capture_output=True, text=True, timeout=START_TIMEOUT_S, stdin=subprocess.DEVNULL
-    )
+    """Run the command line as a user does. One that takes too long fails with the ends of the mesh's logs."""
+    command = [str(ZHINAO), *words]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=START_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise AssertionError(f"zhinao {' '.join(words)}: {expired.output}\n{log_ends(words)}") from expired
     assert not check or result.returncode == 0, f"zhinao {' '.join(words)}:\n{result.stdout}\n{result.stderr}"
     return result
+
+
+def log_ends(words: Sequence[str]) -> str:
+    """The last lines of every part of the mesh that a command line names."""
+    folder = Path(words[words.index("--state") + 1]) / "logs" if "--state" in words else Path()
+    logs = sorted(folder.glob("*.log"))
+    return "\n".join(f"== {log.name}\n" + "\n".join(log.read_text().splitlines()[-20:]) for log in logs)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -77,7 +89,7 @@ class Mesh:
         return json.loads(zhinao("status", "--state", str(self.state), "--json").stdout)["parts"]
 
     def metric(self, model: str, name: str) -> float:
-        """One number of a worker's metrics page."""
+        """One number of a worker's metrics page; name: with the beginning of its labels, if it has several series."""
         url = next(part["metrics"] for part in self.parts() if part["model"] == model)
         lines = [line for line in httpx.get(url).text.splitlines() if line.startswith(name)]
         assert len(lines) == 1, f"{name} is there {len(lines)} times"
@@ -85,18 +97,19 @@ class Mesh:
 
 
 @pytest.fixture(scope="session")
-def mesh(demo_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """Three chat models, each its own worker: the demo model (the default), a tiny Zhinao and a tiny llama-3."""
+def mesh(demo_chat_model: Path, demo_embed_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """The demo models, each its own worker, and two more chat models: a tiny Zhinao and a tiny llama-3."""
     folder = tmp_path_factory.mktemp("mesh")
     checkpoints = {
-        "zhinao-chat": demo_chat_model,
-        "tiny-zhinao": write_tiny_zhinao(folder),
-        "tiny/llama": write_tiny_llama(folder),
+        "zhinao-chat": ("chat", demo_chat_model),
+        "tiny-zhinao": ("chat", write_tiny_zhinao(folder)),
+        "tiny/llama": ("chat", write_tiny_llama(folder)),
+        "zhinao-embed": ("embed", demo_embed_model),
     }
     port, state = free_port(), folder / "state"
-    models = [word for id_, path in checkpoints.items() for word in ("--model", f"{id_}=chat:{path}")]
+    models = [word for id_, (kind, path) in checkpoints.items() for word in ("--model", f"{id_}={kind}:{path}")]
     try:
         zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models)
-        yield Mesh(f"http://127.0.0.1:{port}", state, checkpoints)
+        yield Mesh(f"http://127.0.0.1:{port}", state, {id_: path for id_, (_, path) in checkpoints.items()})
     finally:
         zhinao("down", "--state", str(state))

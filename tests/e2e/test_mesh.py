@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from mesh.state import StateFolder
-from tests.e2e.conftest import ZHINAO, Mesh, free_port, wait_until, zhinao
+from tests.e2e.conftest import CHAT_ONLY, ZHINAO, Mesh, free_port, wait_until, zhinao
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
 
@@ -44,9 +44,9 @@ def test_a_client_that_leaves_before_a_whole_answer_frees_its_slot_too(mesh: Mes
 
 def test_status_names_every_part_and_its_addresses(mesh: Mesh) -> None:
     parts = {part["name"]: part for part in mesh.parts()}
-    assert {part["kind"] for part in parts.values()} == {"envoy", "gateway", "chat"}
+    assert {part["kind"] for part in parts.values()} == {"envoy", "gateway", "chat", "embed"}
     assert {part["state"] for part in parts.values()} == {"ready"}
-    assert {part["model"] for part in parts.values() if part["kind"] == "chat"} == set(mesh.checkpoints)
+    assert {part["model"] for part in parts.values() if part["model"]} == set(mesh.checkpoints)
     for part in parts.values():
         assert set(part) == {"name", "kind", "replica", "pid", "state", "restarts", "http", "grpc", "metrics", "model"}
         assert "# TYPE" in httpx.get(part["metrics"]).text
@@ -126,7 +126,16 @@ def test_a_cut_off_checkpoint_is_refused_by_file_and_leaves_nothing(tmp_path: Pa
     port, state = free_port(), tmp_path / "state"
     began_s = time.monotonic()
     result = zhinao(
-        "up", "--detach", "--port", str(port), "--state", str(state), "--chat-model", str(checkpoint), check=False
+        "up",
+        "--detach",
+        "--port",
+        str(port),
+        "--state",
+        str(state),
+        "--chat-model",
+        str(checkpoint),
+        *CHAT_ONLY,
+        check=False,
     )
     assert result.returncode == 1
     assert "model.safetensors" in result.stderr + result.stdout
@@ -138,7 +147,7 @@ def test_a_cut_off_checkpoint_is_refused_by_file_and_leaves_nothing(tmp_path: Pa
 def test_a_second_mesh_runs_beside_heals_and_goes_without_a_trace(mesh: Mesh, tmp_path: Path) -> None:
     checkpoint = write_tiny_zhinao(tmp_path)
     port, state = free_port(), tmp_path / "state"
-    words = ("--port", str(port), "--state", str(state), "--chat-model", str(checkpoint))
+    words = ("--port", str(port), "--state", str(state), "--chat-model", str(checkpoint), *CHAT_ONLY)
     try:
         zhinao("up", "--detach", *words)
         assert "up already" in zhinao("up", "--detach", *words).stdout

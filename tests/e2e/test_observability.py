@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from services.chat_worker.engine.sequence import FinishReason
-from tests.e2e.conftest import Mesh, free_port, wait_until, zhinao
+from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, wait_until, zhinao
 from tests.fakes.otlp_sink import OtlpSink
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 
@@ -36,7 +36,7 @@ def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Ite
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
             environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-            words = ("--port", str(port), "--state", str(state), "--model", f"tiny=chat:{checkpoint}")
+            words = ("--port", str(port), "--state", str(state), "--model", f"tiny=chat:{checkpoint}", *CHAT_ONLY)
             zhinao("up", "--detach", *words)
         yield Mesh(f"http://127.0.0.1:{port}", state, {"tiny": checkpoint})
     finally:
