@@ -52,7 +52,7 @@ def private_mesh(*options: str) -> Iterator[PrivateMesh]:
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="zhinao-bench-") as name:
         state = Path(name) / "state"
-        _zhinao("up", state, "--port", str(port), "--detach", *options)
+        _zhinao("up", state, "--port", str(port), "--detach", "--replicas", "embed=0,rerank=0", *options)
         try:
             (chat,) = (part for part in _parts(state) if part["kind"] == "chat")
             yield PrivateMesh("127.0.0.1", port, chat["grpc"], chat["metrics"], chat["model"], state)

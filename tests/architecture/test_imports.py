@@ -102,7 +102,11 @@ def test_triton_entry_only_hands_over_to_its_adapter(path: Path) -> None:
 
 
 def test_environment_of_services_is_read_by_settings_files_only() -> None:
-    readers = {path for path, tree in modules("services") if names_in(tree) & {"environ", "getenv", "BaseSettings", "UnarySettings"}}
+    readers = {
+        path
+        for path, tree in modules("services")
+        if names_in(tree) & {"environ", "getenv", "BaseSettings", "UnarySettings"}
+    }
 
     assert readers == {path for path, _ in modules("services") if path.endswith("/settings.py")}
 

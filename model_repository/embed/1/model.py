@@ -4,7 +4,7 @@ from services.embed_worker.adapter import open_adapter
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, _args):
         self._adapter = open_adapter()
 
     def execute(self, requests):
