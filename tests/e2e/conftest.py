@@ -89,7 +89,7 @@ class Mesh:
         return json.loads(zhinao("status", "--state", str(self.state), "--json").stdout)["parts"]
 
     def metric(self, model: str, name: str) -> float:
-        """One number of a worker's metrics page; name: with the beginning of its labels, if it has several series."""
+        """One number of a worker's metrics page."""
         url = next(part["metrics"] for part in self.parts() if part["model"] == model)
         lines = [line for line in httpx.get(url).text.splitlines() if line.startswith(name)]
         assert len(lines) == 1, f"{name} is there {len(lines)} times"
