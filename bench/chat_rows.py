@@ -55,10 +55,12 @@ def rows(specs: Sequence[Spec], own_format: str) -> list[Row]:
     def about_us(name: str, work: str, unit: str, at_most: float, measure: Measure) -> Row:
         return Row(name, Contest(work, kind, unit, Goal(at_most, more_is_better=False)), measure, own)
 
+    sampled = Contest("32 streams, 64 + 64, sampled at temperature 1, top_p 0.95", kind, "tokens/s", Goal(0.9))
     growth = about_us("growth", "time per token with 2,000 of context, in that with 100", "x", 1.0, _growth)
     return [
         *by_class,
         replace(growth, specs=own + llama),
+        Row("sampled", sampled, _sampled, own),
         about_us("prefix", "first token after a shared prefix of 1,000", "s", 0.1, _prefix),
         about_us("arrival", "p99 gap of 8 streams while a prompt of 2,000 arrives", "s", 3.0, _arrival),
         about_us("newcomer", "first token of that prompt", "s", 2.0, _newcomer),
@@ -92,6 +94,14 @@ def _prefill(meter: Meter) -> dict[str, float]:
 def _streams(num_streams: int) -> Measure:
     """New tokens per second of the whole job, prompts included."""
     return lambda meter: {meter.engine.spec.name: num_streams * 64 / meter.seconds(num_streams, 64, 64)}
+
+
+def _sampled(meter: Meter) -> dict[str, float]:
+    """What the choice of tokens at random costs, over the whole vocabulary."""
+    greedy = Job(meter.prompts.take_many(32, 64), 64)
+    drawn = replace(greedy, prompts=meter.prompts.take_many(32, 64), top_p=0.95)
+    names = {"ours, sampled": drawn, "greedy": greedy}
+    return {name: 32 * 64 / meter.run(job).seconds for name, job in names.items()}
 
 
 def _growth(meter: Meter) -> dict[str, float]:

@@ -88,7 +88,7 @@ class Ours:
 
     def prepare(self, job: Job) -> Callable[[], Outcome]:
         """Make what the engine is asked for; its tokens are made in the time."""
-        requests = {RequestId(next(self._ids)): self._ask(prompt, job.max_tokens) for prompt in job.prompts}
+        requests = {RequestId(next(self._ids)): self._ask(prompt, job.max_tokens, job.top_p) for prompt in job.prompts}
         late = {RequestId(next(self._ids)): self._ask(job.newcomer, 1)} if job.newcomer else {}
         notes = Notes(list(requests), full_at=job.newcomer_after)
         late_notes = Notes(list(late), full_at=1)
@@ -110,13 +110,14 @@ class Ours:
 
         return run
 
-    def _ask(self, prompt: list[int], max_tokens: int) -> Prepared:
+    def _ask(self, prompt: list[int], max_tokens: int, top_p: float | None = None) -> Prepared:
         # No guessing ahead: the peers do not guess either.
         request = GenerationRequest(
             request_id="",
             model="",
             prompt=TokenPrompt(tuple(prompt)),
-            temperature=0.0,
+            temperature=0.0 if top_p is None else 1.0,
+            top_p=top_p,
             max_tokens=max_tokens,
             ignore_eos=True,
             speculate=False,

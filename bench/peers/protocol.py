@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Answers of exactly max_tokens tokens, made together, greedily.
+    """Answers of exactly max_tokens tokens, made together.
 
-    prompts: token ids. newcomer: one more prompt, which arrives when every other answer has `newcomer_after` tokens,
-    and gets one token.
+    prompts: token ids. top_p: None for greedy answers; a number for answers drawn at temperature 1, by ours only.
+    newcomer: one more prompt, which arrives when every other answer has `newcomer_after` tokens, and gets one token.
     """
 
     prompts: list[list[int]]
     max_tokens: int
     newcomer: list[int] | None = None
     newcomer_after: int = 16
+    top_p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

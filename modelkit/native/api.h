@@ -51,4 +51,15 @@ struct Heads {
     float *q, *k, *v;
     int64_t layer;
 };
+
+// One choice for each row of logits, (num_rows, stride) of which vocab count. top_k: 0 keeps all; top_p: 1 does.
+struct Draw {
+    const float* logits;
+    int64_t num_rows, vocab, stride;
+    const float *temperatures, *min_p;
+    const int64_t* top_k;
+    const double* top_p;
+    const uint64_t *seeds, *positions;  // the key of the row's only random number
+    int64_t* token_ids;
+};
 }

@@ -5,7 +5,7 @@ import logging
 from ctypes import POINTER, Structure, c_double, c_int, c_int64, c_void_p, pointer
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,27 @@ class HeadsStruct(Structure):
     _fields_ = (*((name, c_void_p) for name in ("q", "k", "v")), ("layer", c_int64))
 
 
+class DrawStruct(Structure):
+    """api.h's Draw."""
+
+    _fields_ = (
+        ("logits", c_void_p),
+        *((n, c_int64) for n in ("num_rows", "vocab", "stride")),
+        *((n, c_void_p) for n in ("temperatures", "min_p", "top_k", "top_p", "seeds", "positions", "token_ids")),
+    )
+
+
+class Draws(NamedTuple):
+    """How a token is drawn from each row; all (rows,). top_k: 0 keeps all, as top_p 1 does."""
+
+    temperatures: Tensor  # fp32, above 0
+    min_p: Tensor  # fp32
+    top_k: Tensor  # int64
+    top_p: Tensor  # fp64
+    seeds: Tensor  # uint64
+    positions: Tensor  # int64
+
+
 def installed() -> list[str]:
     """The instruction sets whose libraries are built and run here, best first."""
     return [name for name in available() if library_path(name).exists()]
@@ -89,6 +110,7 @@ class Library:
         self._functions: Any = ctypes.CDLL(str(path))
         for function in (self._functions.zhinao_open, self._functions.zhinao_step, self._functions.zhinao_attend):
             function.restype = c_int
+        self._functions.zhinao_draw.restype = None
         if self._functions.zhinao_open(c_int(torch.get_num_threads())) != 0:
             raise OSError(f"the kernel does not allow what {path.name} needs")
 
@@ -103,6 +125,16 @@ class Library:
         arguments = (pointer(model), pointer(kv), pointer(_step_struct(step, step.rows)), pointer(heads))
         if self._functions.zhinao_attend(*arguments) != 0:
             raise MemoryError(f"no memory for a step of {len(step.token_ids)} tokens")
+
+    def draw(self, logits: Tensor, draws: Draws) -> Tensor:
+        """Draw a token from each row, (rows, vocab) fp32 with a finite best. Returns (rows,) int64."""
+        assert logits.stride(1) == 1 and logits.device.type == "cpu"
+        num_rows, vocab = logits.shape
+        token_ids = torch.empty(num_rows, dtype=torch.int64)
+        sizes = (num_rows, vocab, logits.stride(0))
+        task = DrawStruct(logits.data_ptr(), *sizes, *map(address, draws), address(token_ids))
+        self._functions.zhinao_draw(pointer(task))
+        return token_ids
 
 
 @cache

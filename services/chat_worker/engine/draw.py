@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelkit.native.library import Draws, Library, best_library
 from services.chat_worker.engine.sequence import Sampling
 
 _COLDEST = float(torch.finfo(torch.float32).tiny)  # anything colder may become 0, and 0 / 0 is no logit
@@ -17,6 +19,13 @@ _BLOCK = 256  # tokens whose weights are added up together
 _NUM_HEAVIEST = 128  # tokens that are sorted, where they suffice
 _BUCKET_SHIFT = 16  # leaves sign, exponent and 7 bits of a weight's fraction
 _NUM_BUCKETS = (0x3F800000 >> _BUCKET_SHIFT) + 1  # those bits of 1.0, the heaviest weight
+
+
+@cache
+def cpu_library() -> Library | None:
+    """The C++ library, where there is one."""
+    found = best_library()
+    return None if found is None else found[1]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -40,8 +49,25 @@ def draw(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> lis
     top_p is still in. Tokens exactly as probable as the last one kept are kept too, as transformers' top-k does. The
     row's random number inverts the distribution function in the order of token ids: near ties, which another batch
     may swap, hardly move the result, whereas in the order of probability they would.
-    Costs O(vocab) per row.
+    Costs O(vocab) per row, on a CPU in the C++ library where there is one.
     """
+    library = cpu_library() if logits.device.type == "cpu" else None
+    if library is None:
+        return draw_with_torch(logits, samplings, positions)
+    vocab = logits.shape[-1]
+    draws = Draws(
+        temperatures=torch.tensor([max(sampling.temperature, _COLDEST) for sampling in samplings], dtype=torch.float32),
+        min_p=torch.tensor([sampling.min_p for sampling in samplings], dtype=torch.float32),
+        top_k=torch.tensor([sampling.top_k if sampling.top_k < vocab else 0 for sampling in samplings]),
+        top_p=torch.tensor([sampling.top_p for sampling in samplings], dtype=torch.float64),
+        seeds=torch.tensor([sampling.seed for sampling in samplings], dtype=torch.uint64),
+        positions=torch.tensor(positions),
+    )
+    return [int(token) for token in library.draw(logits, draws)]
+
+
+def draw_with_torch(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> list[int]:
+    """The same by tensor operations, on any device."""
     warmth = logits.new_tensor([max(sampling.temperature, _COLDEST) for sampling in samplings])[:, None]
     best = logits.amax(dim=-1, keepdim=True)
     weights = (logits - best).div_(warmth).exp_()  # the best is 1: no temperature overflows

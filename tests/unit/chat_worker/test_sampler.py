@@ -1,6 +1,7 @@
 """The sampler against plain Python, and its independence of the batch."""
 
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from meshkit.errors import MeshError, Reason
+from modelkit.native.library import installed, open_library
+from services.chat_worker.engine import draw
 from services.chat_worker.engine.draw import uniform
 from services.chat_worker.engine.sampler import Sampled, sample, score
 from services.chat_worker.engine.sequence import Sampling
@@ -21,6 +24,15 @@ from tests.fakes.plain_sampler import plain_choice, plain_logits
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=0)
 RANDOM = replace(GREEDY, temperature=1.0)
 CONTEXT = [3, 7, 3, 40, 41, 7, 7, 12, 40]  # of which four are the prompt
+
+
+@pytest.fixture(params=[*installed(), "torch"], autouse=True, scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test holds for each way of drawing."""
+    library = None if request.param == "torch" else open_library(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "cpu_library", lambda: library)
+        yield
 
 
 def row(sampling: Sampling = GREEDY, token_ids: Rows[int] = CONTEXT, mask: Tensor | None = None) -> Row:
