@@ -61,7 +61,7 @@ bench-chat: setup ## measure the chat engine beside its peers; ARGS="--help" exp
 bench-profile: setup ## show where the time of an engine step goes
 	@$(BIN)/python -m bench.profile
 
-perf-analyzer: setup ## run NVIDIA's perf_analyzer against the chat model; ARGS="--help" explains
+perf-analyzer: setup ## run NVIDIA's perf_analyzer against every kind of model; ARGS="--help" explains
 	@$(BIN)/python -m bench.perf_analyzer $(ARGS)
 
 help: ## print this list

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,28 @@ from typing import Any
 
 import psutil
 
+from cli.options import KINDS
+
 ZHINAO = Path(sys.executable).with_name("zhinao")
 _FIRST_PORT = 8470
 
 
 @dataclass(frozen=True, slots=True)
-class PrivateMesh:
-    """A running mesh. host, port: of its edge. grpc: address of the chat worker's Triton. metrics: URL of its page."""
+class Worker:
+    """One worker. grpc: address of its Triton. metrics: URL of its page. model: served id."""
 
-    host: str
-    port: int
     grpc: str
     metrics: str
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateMesh:
+    """A running mesh with one worker of each kind that was asked for. host, port: of its edge."""
+
+    host: str
+    port: int
+    workers: Mapping[str, Worker]
     state: Path
 
     @property
@@ -47,15 +56,17 @@ class PrivateMesh:
 
 
 @contextmanager
-def private_mesh(*options: str) -> Iterator[PrivateMesh]:
-    """A mesh with these options of `zhinao up`. Raises CalledProcessError if it does not start."""
+def private_mesh(*options: str, kinds: Sequence[str] = ("chat",)) -> Iterator[PrivateMesh]:
+    """A mesh of these kinds with these options of `zhinao up`. Raises CalledProcessError if it does not start."""
     port = _free_port()
+    replicas = ",".join(f"{kind}={int(kind in kinds)}" for kind in KINDS)
     with tempfile.TemporaryDirectory(prefix="zhinao-bench-") as name:
         state = Path(name) / "state"
-        _zhinao("up", state, "--port", str(port), "--detach", "--replicas", "embed=0,rerank=0", *options)
+        _zhinao("up", state, "--port", str(port), "--detach", "--replicas", replicas, *options)
         try:
-            (chat,) = (part for part in _parts(state) if part["kind"] == "chat")
-            yield PrivateMesh("127.0.0.1", port, chat["grpc"], chat["metrics"], chat["model"], state)
+            parts = [part for part in _parts(state) if part["model"]]
+            workers = {part["kind"]: Worker(part["grpc"], part["metrics"], part["model"]) for part in parts}
+            yield PrivateMesh("127.0.0.1", port, workers, state)
         finally:
             _zhinao("down", state)
 

@@ -25,8 +25,12 @@ class Prompts:
 
     def take(self, num_tokens: int) -> list[int]:
         """Token ids of one prompt."""
-        text = " ".join(self._random.choices(self._words, k=num_tokens))  # a word is one token or more
+        text = self.take_text(num_tokens)  # a word is one token or more
         return self._tokenizer.encode(text, add_special_tokens=False).ids[:num_tokens]
+
+    def take_text(self, num_words: int) -> str:
+        """A text of so many words, for models with a tokenizer of their own."""
+        return " ".join(self._random.choices(self._words, k=num_words))
 
     def take_many(self, count: int, num_tokens: int) -> list[list[int]]:
         """Token ids of several prompts of one length."""

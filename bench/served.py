@@ -68,7 +68,7 @@ async def ask_edge(mesh: PrivateMesh, prompts: Sequence[list[int]]) -> int:
 
 async def _completion(mesh: PrivateMesh, prompt: list[int]) -> int:
     body = {
-        "model": mesh.model,
+        "model": mesh.workers["chat"].model,
         "prompt": prompt,
         "max_tokens": _MAX_TOKENS,
         "temperature": 0,
@@ -93,9 +93,9 @@ async def _completion(mesh: PrivateMesh, prompt: list[int]) -> int:
 
 async def ask_triton(mesh: PrivateMesh, prompts: Sequence[list[int]]) -> int:
     """Streams of Triton's own gRPC over one connection."""
-    async with grpc.aio.insecure_channel(mesh.grpc, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    async with grpc.aio.insecure_channel(mesh.workers["chat"].grpc, options=[("grpc.enable_http_proxy", 0)]) as channel:
         infer = channel.unary_stream(_METHOD)  # of bytes: they are parsed when the time is taken
-        frames = [_frame(mesh.model, prompt) for prompt in prompts]
+        frames = [_frame(mesh.workers["chat"].model, prompt) for prompt in prompts]
 
         async def read(frame: bytes) -> list[bytes]:
             return [data async for data in infer(frame)]

@@ -66,7 +66,7 @@ class Watch:
     """Looks at the processes and the metrics of a mesh."""
 
     def __init__(self, mesh: PrivateMesh) -> None:
-        self._metrics = mesh.metrics
+        self._metrics = mesh.workers["chat"].metrics
         self._processes = mesh.processes()  # a part that is restarted later is an error: NoSuchProcess
         self._began_s = time.monotonic()
 
@@ -91,7 +91,7 @@ def _metric(page: str, name: str) -> float:
 async def soak(mesh: PrivateMesh, run: Soak, progress: Progress) -> None:
     """Ask for the time given, let all answers end, and look at what is left."""
     watch = Watch(mesh)
-    asks = iter(Plan(run.seed, mesh.model))
+    asks = iter(Plan(run.seed, mesh.workers["chat"].model))
     until_s = time.monotonic() + run.minutes * 60
     limits = httpx.Limits(max_connections=None)
     async with (

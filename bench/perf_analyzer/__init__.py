@@ -1,1 +1,1 @@
-"""NVIDIA's perf_analyzer against the chat model: where it comes from, what it is fed, what its export says."""
+"""NVIDIA's perf_analyzer against every kind of model: where it comes from, what it is fed, what its export says."""

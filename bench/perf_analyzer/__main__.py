@@ -14,18 +14,19 @@ from pathlib import Path
 from bench.machine import RESULTS, read_head
 from bench.perf_analyzer.fetch import VERSION, FetchError, perf_analyzer
 from bench.perf_analyzer.figures import Level, input_data, read_export, to_markdown
+from bench.perf_analyzer.subjects import SUBJECTS
 from bench.private_mesh import private_mesh
 from bench.prompts import Prompts
 
-_PROMPT_LEN, _MAX_TOKENS = 64, 64
 _LEVELS = (1, 2, 4, 8, 16, 32)
 _LEAST_REQUESTS, _ROUNDS = 16, 4  # of a level: so many, and so many for each that is open at once
 
 
 def main() -> None:
-    """Measure, print the table and keep the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="make perf-analyzer", description="NVIDIA's perf_analyzer on the chat model")
-    parser.add_argument("--url", help="host:port of a worker's Triton (gRPC); default: a mesh of its own")
+    """Measure, print a table for each kind and keep the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="make perf-analyzer", description="NVIDIA's perf_analyzer on every model")
+    parser.add_argument("--kinds", default=",".join(SUBJECTS), help="default: %(default)s")
+    parser.add_argument("--url", help="host:port of a worker's Triton (gRPC), for one kind; default: a mesh of its own")
     parser.add_argument("--levels", default=",".join(map(str, _LEVELS)), help="default: %(default)s")
     arguments = parser.parse_args()
     try:
@@ -34,32 +35,37 @@ def main() -> None:
         sys.exit(f"perf-analyzer: {error}")
     head = read_head("torch", "nvidia-pytriton")
     prompts = Prompts(time.time_ns())
-    with _target(arguments.url) as url:
-        _run(command, url, prompts, 1)  # the first requests also pay for what every process does only once
-        levels = [_run(command, url, prompts, int(level)) for level in arguments.levels.split(",")]
+    found: dict[str, list[Level]] = {}
+    for kind in arguments.kinds.split(","):
+        with _target(kind, arguments.url) as url:
+            _run(command, kind, url, prompts, 1)  # the first requests also pay for what every process does only once
+            found[kind] = [_run(command, kind, url, prompts, int(level)) for level in arguments.levels.split(",")]
+        sys.stdout.write(f"{kind}: {SUBJECTS[kind].work}\n\n{to_markdown(found[kind])}\n")
     RESULTS.mkdir(exist_ok=True)
-    words = {"head": asdict(head), "perf_analyzer": VERSION, "levels": list(map(asdict, levels))}
+    levels = {kind: list(map(asdict, each)) for kind, each in found.items()}
+    words = {"head": asdict(head), "perf_analyzer": VERSION, "levels": levels}
     (RESULTS / "perf_analyzer.json").write_text(json.dumps(words, indent=2) + "\n")
-    sys.stdout.write(f"{to_markdown(levels)}\n{head}; perf_analyzer {VERSION}\n")
+    sys.stdout.write(f"{head}; perf_analyzer {VERSION}\n")
 
 
 @contextmanager
-def _target(url: str | None) -> Iterator[str]:
+def _target(kind: str, url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with private_mesh("--max-model-len", "4096") as mesh:
-        yield mesh.grpc
+    with private_mesh("--max-model-len", "4096", kinds=[kind]) as mesh:
+        yield mesh.workers[kind].grpc
 
 
-def _run(command: list[str], url: str, prompts: Prompts, concurrency: int) -> Level:
-    """One level, on prompts that nobody has seen."""
+def _run(command: list[str], kind: str, url: str, prompts: Prompts, concurrency: int) -> Level:
+    """One level, on texts that nobody has seen."""
+    subject = SUBJECTS[kind]
     count = max(_LEAST_REQUESTS, _ROUNDS * concurrency)
     with tempfile.TemporaryDirectory(prefix="zhinao-bench-") as name:
         requests, export = Path(name) / "requests.json", Path(name) / "export.json"
-        requests.write_text(json.dumps(input_data(prompts.take_many(count, _PROMPT_LEN), max_tokens=_MAX_TOKENS)))
+        requests.write_text(json.dumps(input_data([subject.ask(prompts) for _ in range(count)])))
         options = [
-            *("-m", "chat", "-u", url, "-i", "grpc", "--streaming", "--async", "--input-data", str(requests)),
+            *("-m", kind, "-u", url, "-i", "grpc", *subject.options, "--input-data", str(requests)),
             *("--request-count", str(count), "--concurrency-range", str(concurrency)),
             *("--profile-export-file", str(export)),
         ]
@@ -67,7 +73,7 @@ def _run(command: list[str], url: str, prompts: Prompts, concurrency: int) -> Le
         if done.returncode:
             sys.exit(f"perf-analyzer: it ended with exit code {done.returncode}:\n{done.stdout}")
         # It writes the bytes of tensors as they are, only escaped: latin-1 keeps each.
-        return read_export(json.loads(export.read_text("latin-1")))
+        return read_export(json.loads(export.read_text("latin-1")), subject.num_tokens)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,20 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
-from bench.perf_analyzer.figures import input_data, read_export, to_markdown
+from bench.perf_analyzer.figures import Level, input_data, to_markdown
+from bench.perf_analyzer.figures import read_export as read_export_of
+from bench.perf_analyzer.subjects import SUBJECTS, ask_chat, count_written
+from bench.prompts import Prompts
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, GenerateRequest, GenerateResponse
 from zhinao.common.v1.common_pb2 import Usage
+from zhinao.embedding.v1.embedding_pb2 import Embedding, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankResponse, RerankScore
 
 MS = 1_000_000  # nanoseconds
 
@@ -34,14 +41,44 @@ def request(sent_ms: int, *response_ms: int) -> dict[str, Any]:
     }
 
 
-def test_input_holds_each_prompt_as_an_element_with_its_length_before_it() -> None:
-    data = json.loads(json.dumps(input_data([[1, 2, 3], [40_000]], max_tokens=7)))
+def read_export(export: dict[str, Any]) -> Level:
+    return read_export_of(export, count_written)
+
+
+def test_input_holds_each_request_as_an_element_with_its_length_before_it() -> None:
+    data = json.loads(json.dumps(input_data([b"one", b"\x00\xff" * 40])))
 
     elements = [base64.b64decode(entry["request"]["b64"]) for entry in data["data"]]
     assert [int.from_bytes(element[:4], "little") for element in elements] == [len(each) - 4 for each in elements]
-    requests = [GenerateRequest.FromString(element[4:]) for element in elements]
-    assert [list(each.tokens.ids) for each in requests] == [[1, 2, 3], [40_000]]
-    assert {(each.stop.max_tokens, each.stop.ignore_eos, each.speculate) for each in requests} == {(7, True, False)}
+    assert [element[4:] for element in elements] == [b"one", b"\x00\xff" * 40]
+
+
+def test_chat_is_asked_for_an_exact_number_of_new_tokens(demo_chat_model: Path) -> None:
+    request = GenerateRequest.FromString(ask_chat(Prompts(0)))
+
+    assert len(request.tokens.ids) == 64
+    assert (request.stop.max_tokens, request.stop.ignore_eos, request.speculate) == (64, True, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "response"),
+    [
+        ("embed", EmbedResponse(embeddings=[Embedding(values=[1])], usage=Usage(prompt_tokens=66))),
+        ("rerank", RerankResponse(scores=[RerankScore(raw=1)] * 8, usage=Usage(prompt_tokens=66))),
+    ],
+)
+def test_one_response_counts_what_was_read_and_has_a_latency(
+    kind: str, response: Message, demo_chat_model: Path
+) -> None:
+    payload = response.SerializeToString().decode("latin-1")
+    asked = {"timestamp": 0, "response_timestamps": [500 * MS], "response_outputs": [{"response": payload}]}
+
+    level = read_export_of(export_of(asked, concurrency=1), SUBJECTS[kind].num_tokens)
+
+    assert SUBJECTS[kind].ask(Prompts(0))
+    assert to_markdown([level]).splitlines()[2:] == ["| 1 | 1 | 2.00 | 132 | 500.0 | 500.0 |"]
+    with pytest.raises(ValueError, match="an answer of 0 responses is not complete"):
+        SUBJECTS[kind].num_tokens([])
 
 
 def test_rates_are_of_the_whole_span_and_waits_of_each_request() -> None:
