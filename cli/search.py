@@ -68,7 +68,7 @@ def read_texts(texts: Sequence[str], file: Path | None, *, what: str) -> list[st
 def similarity_table(texts: Sequence[str], vectors: NDArray[np.float64]) -> Table:
     """How alike each two texts are: the cosine of their vectors. vectors: (texts, dimensions)."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    table = Table(box=None)
+    table = Table(box=None, expand=True)
     table.add_column("", justify="right")
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     for number in range(len(texts)):
@@ -80,7 +80,7 @@ def similarity_table(texts: Sequence[str], vectors: NDArray[np.float64]) -> Tabl
 
 def ranking_table(results: Sequence[Mapping[str, Any]], threshold: float | None) -> Table:
     """The results in their order, with a bar for each; those below the threshold are dim."""
-    table = Table(box=None)
+    table = Table(box=None, expand=True)
     table.add_column("rank", justify="right")
     table.add_column("relevance", min_width=_BAR_WIDTH)
     table.add_column("", justify="right")

@@ -64,6 +64,12 @@ def test_embed_shows_how_alike_each_two_texts_are(server: Server) -> None:
     ]
 
 
+def test_a_long_text_leaves_room_for_the_numbers(server: Server) -> None:
+    result = CliRunner().invoke(app, ["embed", "a" * 200, "b" * 200])
+
+    assert [line.split()[2:] for line in result.stdout.splitlines()[1:]] == [["1.00", "0.00"], ["0.00", "1.00"]]
+
+
 def test_embed_prints_a_line_of_json_for_each_line_of_a_pipe(server: Server) -> None:
     result = CliRunner().invoke(app, ["embed", "--json"], input="a\n\nb\n")
 
