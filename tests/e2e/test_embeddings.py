@@ -24,8 +24,9 @@ TEXTS = [
 
 
 def test_the_openai_client_gets_the_same_vectors_in_every_form(mesh: Mesh) -> None:
-    as_float = mesh.client().embeddings.create(model="zhinao-embed", input=TEXTS, encoding_format="float")
-    as_base64 = mesh.client().embeddings.create(model="zhinao-embed", input=TEXTS)
+    with mesh.client() as client:
+        as_float = client.embeddings.create(model="zhinao-embed", input=TEXTS, encoding_format="float")
+        as_base64 = client.embeddings.create(model="zhinao-embed", input=TEXTS)
     raw = mesh.post("/v1/embeddings", json.dumps({"input": TEXTS, "encoding_format": "base64"})).json()
     bare = mesh.post("/embed", json.dumps({"inputs": TEXTS})).json()
     with grpc.insecure_channel(mesh.url.removeprefix("http://")) as channel:
@@ -46,12 +47,13 @@ def test_the_openai_client_gets_the_same_vectors_in_every_form(mesh: Mesh) -> No
 
 
 def test_a_space_is_told_and_can_be_pinned(mesh: Mesh) -> None:
-    space = mesh.client().embeddings.create(model="zhinao-embed", input="a").model_extra["space"]
+    with mesh.client() as client:
+        space = client.embeddings.create(model="zhinao-embed", input="a").model_extra["space"]
 
-    again = mesh.client().embeddings.create(model="zhinao-embed", input="b", extra_body={"space": space})
-    with pytest.raises(openai.ConflictError) as refused:
-        mesh.client().embeddings.create(model="zhinao-embed", input="b", extra_body={"space": "another"})
-    shorter = mesh.client().embeddings.create(model="zhinao-embed", input="a", dimensions=32)
+        again = client.embeddings.create(model="zhinao-embed", input="b", extra_body={"space": space})
+        with pytest.raises(openai.ConflictError) as refused:
+            client.embeddings.create(model="zhinao-embed", input="b", extra_body={"space": "another"})
+        shorter = client.embeddings.create(model="zhinao-embed", input="a", dimensions=32)
 
     assert again.model_extra["space"] == space
     assert refused.value.type == "conflict_error" and space in refused.value.message
