@@ -32,71 +32,56 @@ public:
     ~TileShapes() { _tile_release(); }
 };
 
-// The integer products of R times P tiles over one block of columns, into sums. Tile registers are named by constants:
-// 0 to 3 hold the sums, 4 and 5 rows of activations, 6 and 7 panels of weights.
-template <int R, int P>
-inline void multiply_block(const int8_t* left, int64_t next_rows, const int8_t* const (&right)[P], int32_t (*sums)[TILE][PANEL]) {
-    _tile_loadd(4, left, UNIT);
-    _tile_loadd(6, right[0], 4 * PANEL);
-    _tile_zero(0);
-    _tile_dpbssd(0, 4, 6);
-    _tile_stored(0, sums[0], 4 * PANEL);
-    if constexpr (P == 2) {
-        _tile_loadd(7, right[1], 4 * PANEL);
+// The integer product of 16 rows with panel p over one block of columns, into sums. Tile registers are named by
+// constants: 0 and 1 hold the sums, 4 the rows, 6 and 7 the panels.
+inline void multiply_tile(int p, const int8_t* left, const int8_t* right, int32_t* sums) {
+    if (p == 0) {
+        _tile_loadd(4, left, UNIT);
+        _tile_loadd(6, right, 4 * PANEL);
+        _tile_zero(0);
+        _tile_dpbssd(0, 4, 6);
+        _tile_stored(0, sums, 4 * PANEL);
+    } else {
+        _tile_loadd(7, right, 4 * PANEL);
         _tile_zero(1);
         _tile_dpbssd(1, 4, 7);
-        _tile_stored(1, sums[1], 4 * PANEL);
-    }
-    if constexpr (R == 2) {
-        _tile_loadd(5, left + next_rows, UNIT);
-        _tile_zero(2);
-        _tile_dpbssd(2, 5, 6);
-        _tile_stored(2, sums[P], 4 * PANEL);
-    }
-    if constexpr (R == 2 && P == 2) {
-        _tile_zero(3);
-        _tile_dpbssd(3, 5, 7);
-        _tile_stored(3, sums[3], 4 * PANEL);
+        _tile_stored(1, sums, 4 * PANEL);
     }
 }
 
-// What T tiles pass through: the integers of two blocks, and the scaled sums. Each begins elsewhere within a page, for a
-// load waits on an unfinished store 4 KiB before it.
-template <int T>
-struct Passage {
-    alignas(64) int32_t even[T][TILE][PANEL];
-    char gap[1344];
-    alignas(64) int32_t odd[T][TILE][PANEL];
-    char another_gap[1344];
-    alignas(64) float out[T][TILE][PANEL];
-};
-
-// R times 16 rows times P panels, the same sums as dot_blocks. data: int8 weights; INT4: unpacked, each block filled up
-// to 64 columns with zeros. The integers of a block pass through memory: vectors scale those of one block while the
-// matrix unit is at the next.
-template <Format FORMAT, int R, int P>
-inline void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, Passage<R * P>& through) {
-    auto* out = through.out;
-    int64_t blocks = w.columns / block_of(FORMAT);
-    for (int64_t next = 0; next <= blocks; next++) {
-        if (next < blocks) {
-            const int8_t* right[P];
-            for (int p = 0; p < P; p++) right[p] = data + (p * blocks + next) * UNIT * PANEL;
-            multiply_block<R, P>(&a.bytes[a.place(row, next * block_of(FORMAT) / UNIT * UNIT)], TILE * a.columns, right, next % 2 ? through.odd : through.even);
-        }
-        int64_t b = next - 1;
-        auto* sums = b % 2 ? through.odd : through.even;
-        for (int t = 0; t < R * P && b >= 0; t++) {
-            const float* scales = &a.scales[(row + t / P * TILE) * blocks + b];
-            [[maybe_unused]] const float* totals = &a.totals[(row + t / P * TILE) * blocks + b];
-            int64_t scale_at = ((panel + t % P) * blocks + b) * PANEL;
+// 16 rows times P panels, the same sums as dot_blocks, into out; COUNT: blocks_per_scale. data: int8 weights; INT4:
+// unpacked, each block filled up to 64 columns with zeros. The integers pass through memory: vectors scale those of COUNT
+// blocks while the matrix unit is at the next ones, a tile of these and one of those in turn. Two panels and not more
+// rows, so that all of it stays in the nearest cache.
+template <Format FORMAT, int P, int COUNT>
+void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, float (*out)[TILE][PANEL]) {
+    constexpr int TILE_BYTES = UNIT * PANEL;
+    alignas(64) int32_t whole[2][COUNT][P][TILE][PANEL];
+    int64_t blocks = w.columns / block_of(FORMAT), scales = blocks / COUNT;
+    for (int64_t s = 0; s <= scales; s++) {
+        F parts[TILE];
+#pragma GCC unroll 8
+        for (int n = 0; n < COUNT * P; n++) {
+            if (s < scales) {
+                int64_t b = s * COUNT + n / P;
+                multiply_tile(n % P, &a.bytes[a.place(row, b * block_of(FORMAT) / UNIT * UNIT)], data + (n % P * blocks + b) * TILE_BYTES, whole[s % 2][n / P][n % P][0]);
+            }
+            if (s == 0) continue;
+            int p = n / COUNT, i = n % COUNT;
+            const float* scale_of_rows = &a.scales[a.scale_place(row, (s - 1) * COUNT + i)];
+#pragma GCC unroll 16
+            for (int m = 0; m < TILE; m++)
+                parts[m] = fma(end8(_mm512_load_si512(whole[(s - 1) % 2][i][p][m])), all(scale_of_rows[m]), i == 0 ? zero() : parts[m]);
+            if (i < COUNT - 1) continue;
+            int64_t scale_at = ((panel + p) * scales + s - 1) * PANEL;
             F scale = load_half(w.scales + scale_at);
             [[maybe_unused]] F minimum = FORMAT == INT4 ? load_half(w.minima + scale_at) : zero();
+            [[maybe_unused]] const float* totals = &a.totals[a.scale_place(row, s - 1)];
 #pragma GCC unroll 16
             for (int m = 0; m < TILE; m++) {
-                F kept = fma(end8(_mm512_load_si512(sums[t][m])), mul(scale, all(scales[m * blocks])), load(out[t][m]));
-                if constexpr (FORMAT == INT4) kept = fma(minimum, all(totals[m * blocks]), kept);
-                store(out[t][m], kept);
+                F kept = fma(parts[m], scale, load(out[p][m]));
+                if constexpr (FORMAT == INT4) kept = fma(minimum, all(totals[m]), kept);
+                store(out[p][m], kept);
             }
         }
     }
@@ -117,40 +102,40 @@ inline void unpack_panel(const uint8_t* packed, int64_t columns, int8_t* out) {
     }
 }
 
-template <Format FORMAT, int R, int P>
-void tiles_of(const Linear& w, const Activations& a, int64_t rows, int64_t row, int64_t panel, const int8_t* data, const Output& out, int64_t column) {
-    Passage<R * P> through;
-    auto* sums = through.out;
-    for (int t = 0; t < R * P; t++)
-        for (int m = 0; m < TILE; m++) store(sums[t][m], w.bias ? load(w.bias + (panel + t % P) * PANEL) : zero());
-    dot_tiles<FORMAT, R, P>(w, a, row, panel, data, through);
-    for (int t = 0; t < R * P; t++)
-        for (int64_t m = 0; m < std::min<int64_t>(TILE, rows - row - t / P * TILE); m++) {
-            float* p = out.values + (row + t / P * TILE + m) * out.stride + column + t % P * PANEL;
-            store(p, out.accumulate ? add(load(p), load(sums[t][m])) : load(sums[t][m]));
+template <Format FORMAT, int P>
+void tiles_of(const Linear& w, const Activations& a, Rows rows, int64_t row, int64_t panel, const int8_t* data, const Output& out, int64_t column) {
+    alignas(64) float sums[P][TILE][PANEL];
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < TILE; m++) store(sums[p][m], w.bias ? load(w.bias + (panel + p) * PANEL) : zero());
+    switch (blocks_per_scale(FORMAT, w.columns)) {
+        case 1: dot_tiles<FORMAT, P, 1>(w, a, row, panel, data, sums); break;
+        case 2: dot_tiles<FORMAT, P, 2>(w, a, row, panel, data, sums); break;
+        case 3: dot_tiles<FORMAT, P, 3>(w, a, row, panel, data, sums); break;
+        default: dot_tiles<FORMAT, P, 4>(w, a, row, panel, data, sums);
+    }
+    for (int64_t m = 0; m < std::min<int64_t>(TILE, rows.end - row); m++)
+        for (int p = 0; p < P; p++) {
+            float* at = out.values + (row - rows.begin + m) * out.stride + column + p * PANEL;
+            store(at, out.accumulate ? add(load(at), load(sums[p][m])) : load(sums[p][m]));
         }
 }
 
-// As multiply_as, for many rows; reads, and throws away, up to 31 rows behind the last.
+// As multiply_as, for many rows; reads, and throws away, up to 15 rows behind the last.
 template <Format FORMAT>
-void multiply_tiles(const Linear& w, const Activations& a, int64_t rows, int64_t first, int64_t last, const Output& out) {
-    thread_local std::vector<int8_t> unpacked;
+void multiply_tiles(const Linear& w, const Activations& a, Rows rows, int64_t first, int64_t last, const Output& out) {
+    thread_local Lines<int8_t> unpacked;
     for (int64_t panel = first; panel < last; panel += 2) {
-        bool pair = panel + 2 <= last;
+        int count = panel + 2 <= last ? 2 : 1;
         const int8_t* data = static_cast<const int8_t*>(w.data) + panel * w.columns * PANEL;
         if constexpr (FORMAT == INT4) {
             Activations::grow(unpacked, 4 * w.columns * PANEL);
-            for (int p = 0; p < 1 + pair; p++)
+            for (int p = 0; p < count; p++)
                 unpack_panel(static_cast<const uint8_t*>(w.data) + (panel + p) * w.columns * PANEL / 2, w.columns, &unpacked[p * 2 * w.columns * PANEL]);
             data = unpacked.data();
         }
-        for (int64_t row = 0; row < rows; row += 2 * TILE) {
-            bool both = rows - row > TILE;
-            int64_t column = (panel - first) * PANEL;
-            if (both && pair) tiles_of<FORMAT, 2, 2>(w, a, rows, row, panel, data, out, column);
-            else if (both) tiles_of<FORMAT, 2, 1>(w, a, rows, row, panel, data, out, column);
-            else if (pair) tiles_of<FORMAT, 1, 2>(w, a, rows, row, panel, data, out, column);
-            else tiles_of<FORMAT, 1, 1>(w, a, rows, row, panel, data, out, column);
+        for (int64_t row = rows.begin; row < rows.end; row += TILE) {
+            if (count == 2) tiles_of<FORMAT, 2>(w, a, rows, row, panel, data, out, (panel - first) * PANEL);
+            else tiles_of<FORMAT, 1>(w, a, rows, row, panel, data, out, (panel - first) * PANEL);
         }
     }
 }

@@ -99,7 +99,7 @@ private:
     // One kv head of a tile: all spans for several tokens, one span for a token alone.
     template <class Kind>
     void work(int64_t layer, float* q, int64_t stride, int64_t index, int64_t unit, int64_t head) {
-        thread_local std::vector<float> queries, mixes, scores, merged;
+        thread_local Lines<float> queries, mixes, scores, merged;
         const Tile& tile = tiles_[index];
         int64_t rows = tile.count * group_, depth = model_.head_dim;
         for (auto* rows_of : {&queries, &mixes, &merged}) Activations::grow(*rows_of, MAX_ROWS * depth);
@@ -186,7 +186,7 @@ private:
     int64_t group_;
     std::vector<Tile> tiles_;
     std::vector<int64_t> first_span_;  // a tile's first unit of work, and one more at the end
-    std::vector<float> partials_;
+    Lines<float> partials_;
 };
 
 }  // namespace

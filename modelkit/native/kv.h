@@ -90,7 +90,7 @@ struct Tiled {
     using Queries = const uint16_t*;
 
     static Queries prepare(const float* queries, int64_t rows, int64_t depth) {
-        thread_local std::vector<uint16_t> halves;
+        thread_local Lines<uint16_t> halves;
         Activations::grow(halves, MAX_ROWS * depth);
         for (int64_t i = 0; i < rows * depth; i += LANES) store_bfloat(&halves[i], load(queries + i));
         return halves.data();
@@ -119,7 +119,7 @@ struct Tiled {
 
     static void mix(const Block* blocks, const float* weights, int64_t rows, int64_t tokens, float* mix) {
         alignas(64) thread_local uint16_t left[MAX_ROWS][SPAN];
-        thread_local std::vector<uint16_t> last;
+        thread_local Lines<uint16_t> last;
         int64_t length = blocks[0].length, depth = blocks[0].depth, full = tokens / (2 * TILE) * 2 * TILE;
         for (int64_t row = 0; row < rows; row++)
             for (int64_t t = 0; t < tokens; t += LANES) store_bfloat(&left[row][t], load(weights + row * SPAN + t));

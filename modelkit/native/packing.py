@@ -1,9 +1,9 @@
 """Lays weight matrices out for the C++ step, and back; knows no networks.
 
 Rows come in panels of 16 that are multiplied side by side, so that a vector register holds 16 results. Floats:
-(panels, columns, 16). INT8: (panels, blocks, 16, 16, 4), four neighbouring columns of a row together, a block being 64
-columns. INT4: (panels, blocks, 4, 16, 4) bytes for blocks of 32 columns, the low half a weight of the block's first 16
-columns, the high half the one 16 columns on.
+(panels, columns, 16). INT8: (panels, columns / 4, 16, 4), four neighbouring columns of a row together; a block, which
+shares a scale, is the longest of 256, 192, 128 and 64 columns that divides them. INT4: (panels, blocks, 4, 16, 4) bytes
+for blocks of 32 columns, the low half a weight of the first 16 of them, the high half the one 16 columns on.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,6 @@ class Format(IntEnum):
     INT4 = 4
 
 
-_BLOCKS = {Format.INT8: 64, Format.INT4: 32}  # columns that share a scale
 _FLOATS = {Format.FP32: torch.float32, Format.FP16: torch.float16, Format.BF16: torch.bfloat16}
 
 
@@ -51,6 +50,11 @@ class Packed:
         rows, columns = self.shape
         return -(-rows // PANEL) * PANEL, -(-columns // UNIT) * UNIT
 
+    @property
+    def block(self) -> int:
+        """Columns that share a scale."""
+        return _block(self.format, self.padded_shape[1])
+
 
 def pack(weight: Tensor, form: Format) -> Packed:
     """Store a (rows, columns) weight in a format; integers round each block of columns on a grid of its own."""
@@ -59,11 +63,12 @@ def pack(weight: Tensor, form: Format) -> Packed:
     if form in _FLOATS:
         panels = filled.to(_FLOATS[form]).view(-1, PANEL, filled.shape[1])
         return Packed(form, (rows, columns), panels.transpose(1, 2).contiguous())
-    blocks = filled.view(-1, PANEL, filled.shape[1] // _BLOCKS[form], _BLOCKS[form])  # (panels, 16, blocks, columns)
+    block = _block(form, filled.shape[1])
+    blocks = filled.view(-1, PANEL, filled.shape[1] // block, block)  # (panels, 16, blocks, columns)
     if form is Format.INT8:
         scales = (blocks.abs().amax(-1, keepdim=True) / 127).half()
         q = _divide(blocks, scales.float()).round().clamp(-127, 127).to(torch.int8)
-        data = q.view(*q.shape[:3], 16, 4).permute(0, 2, 3, 1, 4).contiguous()
+        data = q.view(len(q), PANEL, -1, 4).transpose(1, 2).contiguous()
         return Packed(form, (rows, columns), data, _per_block(scales))
     minima = blocks.amin(-1, keepdim=True).half()
     scales = ((blocks.amax(-1, keepdim=True) - minima.float()).clamp(min=0) / 15).half()
@@ -80,7 +85,7 @@ def unpack(packed: Packed) -> Tensor:
         full = packed.data.float().transpose(1, 2).reshape(rows, columns)
     else:
         if packed.format is Format.INT8:
-            q = packed.data.permute(0, 3, 1, 2, 4).flatten(3)  # (panels, 16, blocks, columns)
+            q = packed.data.transpose(1, 2).reshape(-1, PANEL, packed.scales.shape[1], packed.block)
         else:
             halves = torch.stack((packed.data & 15, packed.data >> 4), dim=2)  # (panels, blocks, 2, 4, 16, 4)
             q = halves.permute(0, 4, 1, 2, 3, 5).flatten(3)
@@ -95,6 +100,13 @@ def interleave_gate_up(gate_up: Tensor) -> Tensor:
     """Rows of a (2 inner, columns) matrix as the step wants them: 64 of the gate, then the same 64 of up, and so on."""
     gate, up = (F.pad(half, (0, 0, 0, -half.shape[0] % UNIT)) for half in gate_up.chunk(2))
     return torch.stack((gate.view(-1, UNIT, gate.shape[1]), up.view(-1, UNIT, up.shape[1])), dim=1).flatten(0, 2)
+
+
+def _block(form: Format, columns: int) -> int:
+    """Columns that share a scale: as gemm.h has it."""
+    if form is Format.INT4:
+        return 32
+    return next(block for block in (256, 192, 128, 64) if columns % block == 0)
 
 
 def _divide(x: Tensor, scales: Tensor) -> Tensor:

@@ -19,9 +19,11 @@ from tests.fixtures.tiny_decoder import tiny_config, tiny_decoder
 
 NUM_BLOCKS, BLOCK_LEN = 24, 32
 FORMATS = list(Format)
-# geometry: odd sizes that fill neither panels nor blocks, GQA of 3, and a head for each key
+# geometry: odd sizes that fill neither panels nor blocks, GQA of 3, and a head for each key; int8 weights that share a
+# scale over 64, 128, 192, 256 and 384 = 2 x 192 columns
 SHAPES = {
     "gqa": {"num_heads": 6, "num_kv_heads": 2, "head_dim": 32, "hidden_size": 72, "vocab_size": 101},
+    "wide": {"num_heads": 6, "num_kv_heads": 3, "head_dim": 32, "hidden_size": 250, "intermediate_size": 380},
     "mha": {"num_heads": 2, "num_kv_heads": 2, "head_dim": 64, "hidden_size": 64, "intermediate_size": 100},
 }
 
