@@ -7,8 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from modelkit.config import CheckpointError
 from modelkit.encoder import Encoder, EncoderConfig
 from modelkit.encoder_checkpoint import EncoderCheckpoint, load_encoder
+from modelkit.native.encoder import FORMATS, NativeEncoder, supports
+from modelkit.native.library import best_library
+from modelkit.native.packing import Format
 from modelkit.precision import Precision
 from modelkit.sentence import Pooling, pool
 
@@ -55,8 +59,28 @@ class TorchRowEncoder:
         return pool(self._encoder(torch.tensor(row), type_ids, [len(row)]), pooling)
 
 
+class FastRowEncoder:
+    """The C++ RowEncoder."""
+
+    def __init__(self, network: NativeEncoder, precision: Precision, instruction_set: str) -> None:
+        self.config, self.precision, self.computed_by = network.config, precision, f"C++ for {instruction_set}"
+        self.pool = network.pool
+
+
 def load_row_encoder(checkpoint: EncoderCheckpoint, precision: Precision) -> RowEncoder:
-    """Read an encoder's weights for serving. Raises CheckpointError."""
-    if precision not in (Precision.AUTO, Precision.FP32):
-        log.warning("plain torch computes this encoder in fp32, not in %s", precision)
+    """Read an encoder's weights for serving; AUTO is FP32. Raises CheckpointError.
+
+    C++ computes it, and plain torch in fp32 where there is none or where the model does not suit it.
+    """
+    if precision is Precision.AUTO:
+        precision = Precision.FP32
+    if precision.name not in [form.name for form in FORMATS]:
+        offered = [form.name.lower() for form in FORMATS]
+        raise CheckpointError(f"dtype is {precision}, of an encoder it must be auto or one of {offered}")
+    found = best_library()
+    if found and supports(checkpoint.config):
+        name, library = found
+        return FastRowEncoder(NativeEncoder(checkpoint, library, Format[precision.name]), precision, name)
+    reason = f"heads of {checkpoint.config.head_dim}" if found else "no library that runs here"
+    log.warning("plain torch computes this encoder, slowly, in fp32: C++ is not there for it (%s)", reason)
     return TorchRowEncoder(load_encoder(checkpoint))

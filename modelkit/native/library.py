@@ -108,9 +108,10 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self._functions: Any = ctypes.CDLL(str(path))
-        for function in (self._functions.zhinao_open, self._functions.zhinao_step, self._functions.zhinao_attend):
-            function.restype = c_int
+        for name in ("open", "step", "attend", "encode", "wants_halves"):
+            getattr(self._functions, f"zhinao_{name}").restype = c_int
         self._functions.zhinao_draw.restype = None
+        self.wants_halves = self._functions.zhinao_wants_halves() != 0
         if self._functions.zhinao_open(c_int(torch.get_num_threads())) != 0:
             raise OSError(f"the kernel does not allow what {path.name} needs")
 
@@ -135,6 +136,11 @@ class Library:
         task = DrawStruct(logits.data_ptr(), *sizes, *map(address, draws), address(token_ids))
         self._functions.zhinao_draw(pointer(task))
         return token_ids
+
+    def encode(self, model: Structure, rows: Structure) -> None:
+        """Encode rows; the structs are those of native/encoder.py. Raises MemoryError."""
+        if self._functions.zhinao_encode(pointer(model), pointer(rows)) != 0:
+            raise MemoryError("no memory for these rows")
 
 
 @cache
