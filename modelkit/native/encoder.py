@@ -1,9 +1,8 @@
 """Serves an encoder with C++; decides how its weights are stored and how rows are packed, not what is computed."""
 
-import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import POINTER, Structure, c_double, c_int64, c_void_p
-from itertools import accumulate
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -87,20 +86,19 @@ class NativeEncoder:
 
     def pool(self, rows: Sequence[Sequence[int]], pooling: Pooling, second_from: Sequence[int] | None = None) -> Tensor:
         """See RowEncoder."""
-        lengths = np.array([len(row) for row in rows], np.int32)
-        firsts = lengths if second_from is None else np.array(second_from, np.int32)
-        vectors = torch.empty(len(rows), self.config.hidden_size)
-        order = np.argsort(-lengths, kind="stable")  # the longest first: what is left over at the end is short
-        for chosen in _packs(order, lengths):
-            ids = np.concatenate([np.asarray(rows[index], np.int32) for index in chosen])
-            self._compute(ids, lengths[chosen], firsts[chosen], pooling, found := torch.empty(len(chosen), vectors.shape[1]))
-            vectors[torch.from_numpy(chosen)] = found
-        return vectors
-
-    def _compute(self, ids: np.ndarray, lengths: np.ndarray, firsts: np.ndarray, pooling: Pooling, out: Tensor) -> None:
-        pointers = (array.ctypes.data for array in (ids, lengths, firsts))
-        rows = EncoderRowsStruct(len(lengths), pooling, *pointers, address(out))
-        self._library.encode(self._model, rows)
+        vectors = np.empty((len(rows), self.config.hidden_size), np.float32)  # torch would wake threads of its own
+        for chosen in _packs([len(row) for row in rows]):
+            lengths = np.array([len(rows[row]) for row in chosen], np.int32)
+            arrays = (
+                np.fromiter(chain.from_iterable(rows[row] for row in chosen), np.int32, int(lengths.sum())),
+                lengths,
+                lengths if second_from is None else np.array([second_from[row] for row in chosen], np.int32),
+                np.empty((len(chosen), self.config.hidden_size), np.float32),
+            )
+            pointers = (array.ctypes.data for array in arrays)
+            self._library.encode(self._model, EncoderRowsStruct(len(chosen), pooling, *pointers))
+            vectors[chosen] = arrays[-1]
+        return torch.as_tensor(vectors)
 
     def _take(self, name: str, tensor: Tensor) -> None:
         match name.split("."):
@@ -146,7 +144,15 @@ def pack_halves(weight: Tensor, parts: int) -> Tensor:
     return tiles.permute(1, 3, 0, 4, 2, 5).contiguous()
 
 
-def _packs(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut rows, in that order, into packs of _PACK_TOKENS; a row is never cut."""
-    groups = accumulate((int(lengths[index]) for index in order))
-    return np.split(order, np.flatnonzero(np.diff([total // _PACK_TOKENS for total in groups])) + 1)
+def _packs(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows by number in packs of about _PACK_TOKENS, the longest first: what is left over at the end is short."""
+    pack: list[int] = []
+    num_tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        pack.append(row)
+        num_tokens += lengths[row]
+        if num_tokens >= _PACK_TOKENS:
+            yield pack
+            pack, num_tokens = [], 0
+    if pack:
+        yield pack
