@@ -1,9 +1,11 @@
 """Embeddings through the real mesh: every form of a request gets the same vectors."""
 
+import asyncio
 import base64
 import json
 
 import grpc
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -103,6 +105,27 @@ def test_token_ids_are_taken_as_they_are_and_queries_may_have_an_instruction(mes
 
     np.testing.assert_allclose(prefixed.embeddings[0].values, plain.embeddings[0].values, atol=1e-6)
     assert ids.usage.prompt_tokens == 3
+
+
+async def test_many_who_leave_early_cut_nobody_else_off(mesh: Mesh) -> None:
+    chat = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 300, "ignore_eos": True, "stream": True}
+    texts = {"input": ["hello there, how are you"] * 100}  # not answered before the caller leaves
+
+    async with httpx.AsyncClient(base_url=mesh.url, timeout=60) as http:
+
+        async def leave() -> None:
+            asking = asyncio.create_task(http.post("/v1/embeddings", json=texts))
+            await asyncio.wait([asking], timeout=0.03)
+            asking.cancel()
+
+        async with http.stream("POST", "/v1/chat/completions", json=chat) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            for _ in range(40):  # on the one connection that the gateway shares among all
+                await asyncio.gather(*(leave() for _ in range(8)))
+            rest = [line async for line in lines]
+
+    assert "data: [DONE]" in rest
 
 
 def test_the_command_line_embeds(mesh: Mesh) -> None:
