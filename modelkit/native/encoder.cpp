@@ -84,7 +84,7 @@ private:
             alignas(64) thread_local float out[ROW_BLOCK * UNIT];
             for (int64_t item = begin; item < end; item++) {
                 int64_t first = item / units * ROW_BLOCK, last = std::min(num_tokens_, first + ROW_BLOCK), unit = item % units;
-                left.multiply(w, first, last, unit, out);
+                left.multiply(w, {first, last}, unit, out);
                 for (int64_t t = first; t < last; t++) {
                     float* x = out + (t - first) * UNIT;
                     for (int64_t i = 0; i < UNIT; i += LANES) store(x + i, add(load(x + i), load(w.bias + unit * UNIT + i)));
@@ -96,7 +96,7 @@ private:
 
     void attend(int64_t r, int64_t column) {
         thread_local RowAttention<Kind::PARTS> attention;
-        thread_local std::vector<float> mixed;
+        thread_local Lines<float> mixed;
         int64_t count = rows_->lengths[r];
         Activations::grow(mixed, count * UNIT);
         for (int64_t i = 0; i < UNIT; i += model_->head_dim)
@@ -139,7 +139,7 @@ private:
     const EncoderRows* rows_ = nullptr;
     int64_t width_ = 0, inner_width_ = 0, num_tokens_ = 0;
     std::vector<int64_t> starts_;
-    std::vector<float> hidden_, heads_;
+    Lines<float> hidden_, heads_;
     Kind normed_, mixed_, inner_;
 };
 

@@ -14,27 +14,14 @@ public:
     void reserve(const Linear& weights, int64_t num_rows) { a_.reserve(weights, num_rows); }
     void put(int64_t row, int64_t column, const float* x) { a_.put(row, column, x); }
 
-    // Rows [begin, end), begin a multiple of 32, times weight rows [unit * UNIT, ...), without their bias;
-    // out: (end - begin, UNIT), with room for whole tiles.
-    void multiply(Linear w, int64_t begin, int64_t end, int64_t unit, float* out) const {
+    // Rows, the first a multiple of 16, times UNIT weight rows, without their bias; out: (rows, UNIT), with room for whole tiles.
+    void multiply(Linear w, Rows rows, int64_t unit, float* out) const {
         w.bias = nullptr;
-        Output target{out - begin * UNIT, UNIT, false};
+        int64_t first = unit * UNIT / PANEL, last = first + UNIT / PANEL;
 #if defined(HAS_AMX)
-        if constexpr (FORMAT == INT8) {
-            for (int64_t panel = 0; panel < UNIT / PANEL; panel += 2) {
-                int64_t at = unit * UNIT / PANEL + panel;
-                const int8_t* data = static_cast<const int8_t*>(w.data) + at * w.columns * PANEL;
-                for (int64_t row = begin; row < end; row += 2 * TILE) {
-                    if (end - row > TILE) tiles_of<FORMAT, 2, 2>(w, a_, end, row, at, data, target, panel * PANEL);
-                    else tiles_of<FORMAT, 1, 2>(w, a_, end, row, at, data, target, panel * PANEL);
-                }
-            }
-            return;
-        }
+        if constexpr (FORMAT == INT8) return multiply_tiles<FORMAT>(w, a_, rows, first, last, {out, UNIT, false});
 #endif
-        for (int64_t vector = 0; vector < UNIT / LANES; vector += 2)
-            for (int64_t row = begin; row < end; row += TILE_ROWS)
-                tile_of<FORMAT, 2, TILE_ROWS>(end - row, w, a_, row, unit * UNIT / LANES + vector, target, vector * LANES);
+        multiply_as<FORMAT>(w, a_, rows, first, last, {out, UNIT, false});
     }
 
 private:
@@ -58,18 +45,18 @@ public:
             split<PARTS>(load(x + i), load(x + i + LANES), &values_[left_place(row, column + i, columns_, PARTS)]);
     }
 
-    void multiply(const Linear& w, int64_t begin, int64_t end, int64_t unit, float* out) const {
+    void multiply(const Linear& w, Rows rows, int64_t unit, float* out) const {
         int64_t panel_halves = w.columns * PANEL * PARTS, depth = w.columns / DEPTH;
         const uint16_t* right = static_cast<const uint16_t*>(w.data) + unit * UNIT / PANEL * panel_halves;
         for (int64_t panel = 0; panel < UNIT / PANEL; panel += 2)
-            for (int64_t row = begin; row < end; row += 2 * TILE)
-                product<PARTS>(&values_[left_place(row, 0, columns_, PARTS)], end - row > TILE, right + panel * panel_halves, true, depth,
-                               out + (row - begin) * UNIT + panel * PANEL, UNIT);
+            for (int64_t row = rows.begin; row < rows.end; row += 2 * TILE)
+                product<PARTS>(&values_[left_place(row, 0, columns_, PARTS)], rows.end - row > TILE, right + panel * panel_halves, true, depth,
+                               out + (row - rows.begin) * UNIT + panel * PANEL, UNIT);
     }
 
 private:
     int64_t columns_ = 0;
-    std::vector<uint16_t> values_;
+    Lines<uint16_t> values_;
 };
 #endif
 

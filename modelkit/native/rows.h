@@ -41,7 +41,7 @@ struct Head {
 // The plain way: as many queries at a time as vectors hold.
 template <int PARTS>
 struct PlainAttention {
-    std::vector<float> keys, scores;  // keys: (head_dim, width)
+    Lines<float> keys, scores;  // keys: (head_dim, width)
 
     void run(const Head& h) {
         int64_t width = (h.count + LANES - 1) / LANES * LANES;
@@ -69,8 +69,8 @@ struct PlainAttention {
 // On the matrix unit, 32 queries at a time.
 template <int PARTS>
 struct TiledAttention {
-    std::vector<uint16_t> queries, keys, values, weights;
-    std::vector<float> scores, mix;
+    Lines<uint16_t> queries, keys, values, weights;
+    Lines<float> scores, mix;
 
     void run(const Head& h) {
         int64_t width = (h.count + DEPTH - 1) / DEPTH * DEPTH, depth = h.head_dim / DEPTH;
