@@ -46,7 +46,7 @@ constexpr bool TILED = false;
 // weights', each with its scale, the sum of its integers, and that sum scaled. The matrix unit wants the integers in
 // tiles of 16 rows by 64 columns, one after the other.
 struct Activations {
-    int64_t columns = 0, block = UNIT;
+    int64_t columns = 0, block = UNIT, blocks = 0;  // of a row
     bool quantised = false;
     Lines<float> values, scales, totals;
     Lines<int8_t> bytes;
@@ -55,9 +55,10 @@ struct Activations {
     // The matrix unit reads whole tiles: up to 15 rows more than there are.
     void reserve(const Linear& weights, int64_t num_rows) {
         columns = weights.columns, block = block_of(weights.format), quantised = weights.format >= INT8;
-        size_t size = static_cast<size_t>((num_rows + 15) / 16 * 16 * columns), blocks = size / block;
+        blocks = columns / block;
+        size_t size = static_cast<size_t>((num_rows + 15) / 16 * 16 * columns), num_scales = size / block;
         if (!quantised) grow(values, size);
-        if (quantised) grow(bytes, size), grow(scales, blocks), grow(totals, blocks), grow(sums, blocks);
+        if (quantised) grow(bytes, size), grow(scales, num_scales), grow(totals, num_scales), grow(sums, num_scales);
     }
 
     template <class T>
@@ -69,7 +70,8 @@ struct Activations {
     void put(int64_t row, int64_t column, const float* x) {
         int64_t at = row * columns + column;
         if (!quantised) std::memcpy(&values[at], x, UNIT * sizeof(float));
-        else for (int64_t i = 0; i < UNIT; i += block) quantise(row, column + i, x + i);
+        else if (block == UNIT) quantise<UNIT>(row, column, x);
+        else for (int64_t i = 0; i < UNIT; i += UNIT / 2) quantise<UNIT / 2>(row, column + i, x + i);
     }
 
     // Where the integer of a row and column is; rows of one tile, or all rows, are row_stride() apart.
@@ -81,24 +83,24 @@ struct Activations {
 
     // Where the scale and the totals of a row's block are; rows of one tile, or all rows, are scale_stride() apart.
     int64_t scale_place(int64_t row, int64_t b) const {
-        int64_t blocks = columns / block;
         return TILED ? (row / 16 * blocks + b) * 16 + row % 16 : row * blocks + b;
     }
-    int64_t scale_stride() const { return TILED ? 1 : columns / block; }
+    int64_t scale_stride() const { return TILED ? 1 : blocks; }
 
 private:
+    template <int BLOCK>
     void quantise(int64_t row, int64_t column, const float* x) {
         int64_t at = place(row, column);
         F largest = zero(), total = zero();
-        for (int64_t i = 0; i < block; i += LANES) largest = max(largest, abs(load(x + i)));
+        for (int64_t i = 0; i < BLOCK; i += LANES) largest = max(largest, abs(load(x + i)));
         float size = highest(largest);
         F inverse = all(size > 0 ? 127 / size : 0);
-        for (int64_t i = 0; i < block; i += LANES) {
+        for (int64_t i = 0; i < BLOCK; i += LANES) {
             F whole = round(mul(load(x + i), inverse));
             total = add(total, whole);
             store_bytes(&bytes[at + i], whole);
         }
-        int64_t index = scale_place(row, column / block);
+        int64_t index = scale_place(row, column / BLOCK);
         float exact = sum(total);
         scales[index] = size / 127, totals[index] = size / 127 * exact, sums[index] = static_cast<int32_t>(exact);
     }
