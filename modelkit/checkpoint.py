@@ -1,7 +1,7 @@
 """Decides how a checkpoint folder becomes a decoder, or why it cannot; knows no file formats."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, Self
@@ -32,16 +32,21 @@ _LAYER_PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder whose tensors were all found in the shapes that its config asks for; none is read yet."""
+    """A folder whose tensors were all found in the shapes that its config asks for; none is read yet.
+
+    head: (outputs, hidden_size), what stands in for the vocabulary's; None for most.
+    """
 
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor]
+    head: Tensor | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, *, extras: Collection[str] = ()) -> Self:
         """Check the folder. Raises CheckpointError naming file and tensor when it is not whole or does not fit.
 
         Rotary buffers, and the head of a tied model, may be there and are left out: they follow from the rest.
+        extras: tensors that may be there beside the decoder's, in any shape.
         """
         config = read_config(folder)
         stored = open_weights(folder)
@@ -53,10 +58,15 @@ class Checkpoint:
             if found.shape != shape:
                 raise CheckpointError(f"{found.file}: {name} has shape {found.shape}, the config asks for {shape}")
             tensors[name] = found
+        tensors |= {name: stored[name] for name in extras if name in stored}
         for name in sorted(stored.keys() - tensors.keys()):
             if ".rotary_emb." not in name and not (name == "lm_head.weight" and config.tie_word_embeddings):
                 raise CheckpointError(f"{stored[name].file}: {name} is a tensor that {config.architecture} lacks")
         return cls(config, tensors)
+
+    def with_head(self, head: Tensor) -> Self:
+        """The same checkpoint with another head, (outputs, hidden_size): its decoder answers those."""
+        return replace(self, config=replace(self.config, tie_word_embeddings=False), head=head)
 
     def read(self, name: str) -> Tensor:
         """One tensor, in the dtype it is stored in; a view of the mapped file where the format allows.
@@ -75,16 +85,20 @@ class Checkpoint:
 
 
 def load_decoder(folder: Path, dtype: str = "fp32") -> Decoder:
-    """Build the decoder of a checkpoint folder with its weights in `dtype`, one of DTYPES.
+    """Build the decoder of a checkpoint folder; see build_decoder."""
+    return build_decoder(Checkpoint.open(folder), dtype)
+
+
+def build_decoder(checkpoint: Checkpoint, dtype: str = "fp32") -> Decoder:
+    """Build the decoder of a checkpoint with its weights in `dtype`, one of DTYPES.
 
     Files are mapped and copied tensor by tensor, so memory peaks near the size of the model. No code from the folder
     is run. Raises CheckpointError naming file and tensor when the folder is not whole or does not fit its config.
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, must be one of {sorted(DTYPES)}")
-    checkpoint = Checkpoint.open(folder)
     with torch.device("meta"):
-        decoder = Decoder(checkpoint.config)
+        decoder = Decoder(checkpoint.config, None if checkpoint.head is None else len(checkpoint.head))
     weights = {name: nn.Parameter(tensor.to(DTYPES[dtype])) for name, tensor in parameters(checkpoint)}
     if checkpoint.config.tie_word_embeddings:  # one Parameter under two names stays tied; a copy would not
         weights["head.weight"] = weights["embed.weight"]
@@ -109,5 +123,7 @@ def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         if config.o_bias:
             yield f"{target}.o.bias", read(f"{source}.self_attn.o_proj.bias").clone()
     yield "norm.weight", read("model.norm.weight").clone()
-    if not config.tie_word_embeddings:
+    if checkpoint.head is not None:
+        yield "head.weight", checkpoint.head
+    elif not config.tie_word_embeddings:
         yield "head.weight", read("lm_head.weight").clone()

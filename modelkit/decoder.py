@@ -68,14 +68,15 @@ class Decoder(nn.Module):
     Source: spec/zhinao.md 2.2.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, num_outputs: int | None = None) -> None:
+        """num_outputs: rows of a head that is not the vocabulary's."""
         super().__init__()
         self.config = config
         self._rotary = Rotary(config)
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = nn.Linear(config.hidden_size, num_outputs or config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.head.weight = self.embed.weight
 
@@ -83,7 +84,7 @@ class Decoder(nn.Module):
         """Logits of the next token.
 
         token_ids, positions: (tokens,) int64, a position counts from 0 within its sequence. rows: (n,) int64, the
-        tokens whose logits are wanted; None means all. Returns (n, vocab_size) fp32.
+        tokens whose logits are wanted; None means all. Returns (n, vocab_size) fp32, or (n, num_outputs).
         """
         rotary = self._rotary.tables(positions)
         hidden = self.embed(token_ids)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from modelkit.checkpoint import Checkpoint, load_decoder, parameters
+from modelkit.checkpoint import Checkpoint, build_decoder, parameters
 from modelkit.config import CheckpointError, DecoderConfig
 from modelkit.decoder import Decoder
 from modelkit.devices import paged_model
@@ -51,14 +51,18 @@ class ServedWeights:
 
 
 def load_weights(folder: Path, precision: Precision, device: torch.device, block_len: int) -> ServedWeights:
-    """Read a checkpoint folder for serving on a device with blocks of block_len tokens.
+    """Read a checkpoint folder for serving; see read_weights."""
+    return read_weights(Checkpoint.open(folder), precision, device, block_len)
+
+
+def read_weights(checkpoint: Checkpoint, precision: Precision, device: torch.device, block_len: int) -> ServedWeights:
+    """Read a checkpoint for serving on a device with blocks of block_len tokens.
 
     On a CPU the C++ step computes it, and plain torch in fp32 where there is none or where the model does not suit it:
     the weights are then rounded as asked for, but nothing is gained. Raises CheckpointError.
     """
-    checkpoint = Checkpoint.open(folder)
     if device.type == "cuda":
-        return _on_cuda(folder, precision, device)
+        return _on_cuda(checkpoint, precision, device)
     found = best_library()
     if found and supports(checkpoint.config, block_len):
         name, library = found
@@ -69,7 +73,7 @@ def load_weights(folder: Path, precision: Precision, device: torch.device, block
         )
     reason = f"heads of {checkpoint.config.head_dim} or blocks of {block_len}" if found else "no library that runs here"
     log.warning("plain torch computes this model, slowly, in fp32: the C++ step is not there for it (%s)", reason)
-    decoder = load_decoder(folder)
+    decoder = build_decoder(checkpoint)
     if precision is Precision.AUTO:
         precision = Precision.FP32
     if precision is not Precision.FP32:
@@ -82,12 +86,12 @@ def kv_bytes_per_token(config: DecoderConfig, dtype: torch.dtype) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
 
-def _on_cuda(folder: Path, precision: Precision, device: torch.device) -> ServedWeights:
+def _on_cuda(checkpoint: Checkpoint, precision: Precision, device: torch.device) -> ServedWeights:
     if precision in (Precision.INT8, Precision.INT4):
         raise CheckpointError(f"dtype is {precision}, on a GPU it must be one of fp32, fp16, bf16")
     if precision is Precision.AUTO:
         precision = Precision.BF16
-    decoder = load_decoder(folder, precision).to(device)
+    decoder = build_decoder(checkpoint, precision).to(device)
     return ServedWeights(precision, f"torch on {device}", decoder.embed.weight.dtype, partial(paged_model, decoder))
 
 

@@ -48,6 +48,7 @@ class NativeWeights:
     config: DecoderConfig
     format: Format
     _layers: "ctypes.Array[LayerStruct]"
+    num_outputs: int = 0  # rows of the head without what fills them up to a panel
     model: ModelStruct = field(
         default_factory=ModelStruct
     )  # what the library wants; valid as long as this object lives
@@ -72,7 +73,7 @@ class NativeWeights:
             case ["embed", _]:
                 self._take_embedding(tensor)
             case ["head", _]:
-                self._fill(self.model.head, pack(tensor, _HEADS.get(self.format, self.format)))
+                self._take_head(tensor)
             case ["norm", _]:
                 self.model.norm = self._norm(tensor)
             case ["layers", index, ("input_norm" | "post_norm") as part, _]:
@@ -92,7 +93,14 @@ class NativeWeights:
         self.model.embed = self._keep(tensor.to(_EMBEDDINGS[stored]).contiguous())
         self.model.embed_format = stored
         if self.config.tie_word_embeddings:
-            self._take("head.weight", tensor)
+            self._take_head(tensor)
+
+    def _take_head(self, tensor: Tensor) -> None:
+        self.num_outputs = len(tensor)
+        is_vocabulary = self.num_outputs == self.config.vocab_size
+        # The few rows of another head cost nothing as they are.
+        form = _HEADS.get(self.format, self.format) if is_vocabulary else Format.FP32
+        self._fill(self.model.head, pack(tensor, form))
 
     def _norm(self, tensor: Tensor) -> int:
         return self._keep(F.pad(tensor.float(), (0, -len(tensor) % UNIT)))
@@ -131,7 +139,7 @@ class NativeDecoder:
         """See PagedModel."""
         logits = torch.empty(len(step.rows), self._weights.model.head.rows)
         self._library.step(self._weights.model, self._kv, step, logits)
-        return logits[:, : self._weights.config.vocab_size]
+        return logits[:, : self._weights.num_outputs]
 
     def attend(self, layer: int, step: Step, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One layer's attention over this cache, as an Attention of the step: for comparison with the others."""

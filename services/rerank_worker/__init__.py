@@ -1,0 +1,1 @@
+"""One reranking model inside Triton."""
