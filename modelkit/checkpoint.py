@@ -86,6 +86,7 @@ class Checkpoint:
 
 def load_decoder(folder: Path, dtype: str = "fp32") -> Decoder:
     """Build the decoder of a checkpoint folder; see build_decoder."""
+    _require_known(dtype)
     return build_decoder(Checkpoint.open(folder), dtype)
 
 
@@ -95,8 +96,7 @@ def build_decoder(checkpoint: Checkpoint, dtype: str = "fp32") -> Decoder:
     Files are mapped and copied tensor by tensor, so memory peaks near the size of the model. No code from the folder
     is run. Raises CheckpointError naming file and tensor when the folder is not whole or does not fit its config.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype is {dtype!r}, must be one of {sorted(DTYPES)}")
+    _require_known(dtype)
     with torch.device("meta"):
         decoder = Decoder(checkpoint.config, None if checkpoint.head is None else len(checkpoint.head))
     weights = {name: nn.Parameter(tensor.to(DTYPES[dtype])) for name, tensor in parameters(checkpoint)}
@@ -127,3 +127,8 @@ def parameters(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         yield "head.weight", checkpoint.head
     elif not config.tie_word_embeddings:
         yield "head.weight", read("lm_head.weight").clone()
+
+
+def _require_known(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype is {dtype!r}, must be one of {sorted(DTYPES)}")
