@@ -1,10 +1,8 @@
 """Measures what each number format costs in perplexity on text that the demo model was not made for; knows no speed."""
 
 import argparse
-import gzip
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,17 +13,13 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.machine import RESULTS, read_head
-from mesh.cache import cache_folder, demo_checkpoint
+from bench.texts import TEXTS, read_text
+from mesh.cache import demo_checkpoint
 from modelkit.devices import best_device
 from modelkit.paged import PagedModel, Segment, Step
 from modelkit.precision import Precision, load_weights
 from modelkit.tokenizer import load_tokenizer
 
-# English prose that a Debian mirror carries, as gzipped text.
-_TEXTS = {
-    "debian-faq": "usr/share/doc/debian/FAQ/debian-faq.en.txt.gz",
-    "debian-reference-en": "usr/share/debian-reference/debian-reference.en.txt.gz",
-}
 _WINDOW, _BLOCK_LEN = 512, 32
 _FORMATS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4)
 
@@ -54,24 +48,14 @@ def main() -> None:
 def _windows(folder: Path, count: int) -> Iterator[list[int]]:
     """Windows of token ids spread evenly over each text."""
     tokenizer = load_tokenizer(folder)
-    for package, member in _TEXTS.items():
-        text = " ".join(gzip.decompress(_fetched(package, member).read_bytes()).decode().split())
+    for package in TEXTS:
+        text = " ".join(read_text(package).split())
         token_ids = tokenizer.encode(text)
         stride = (len(token_ids) - _WINDOW) // count
         if stride < 1:
             raise SystemExit(f"bench-perplexity: {package} has {len(token_ids)} tokens, too few for {count} windows")
         for place in range(count):
             yield token_ids[place * stride : place * stride + _WINDOW]
-
-
-def _fetched(package: str, member: str) -> Path:
-    folder = cache_folder() / "texts" / package
-    if not (folder / member).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-q", package], cwd=folder, check=True)
-        (archive,) = folder.glob("*.deb")
-        subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
-    return folder / member
 
 
 def _perplexity(folder: Path, precision: Precision, windows: Sequence[list[int]]) -> float:
