@@ -60,7 +60,7 @@ def up(
     ] = None,
     replicas: Annotated[
         str, typer.Option(help="Workers per model by kind, e.g. chat=1,embed=0,rerank=0; 0 leaves a kind out.")
-    ] = "chat=1,embed=1,rerank=0",
+    ] = "chat=1,embed=1,rerank=1",
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the mesh is ready; it goes on running.")
     ] = False,

@@ -56,8 +56,6 @@ def wanted_models(words: UpWords) -> list[WantedModel]:
         if ids.count(model_id) > 1:
             raise UsageFailure(f"{ids.count(model_id)} models are called {model_id!r}; each needs an id of its own")
     replicas = read_replicas(words.replicas)
-    if words.sources["rerank"] or any(model.kind == "rerank" for model in named):
-        raise UsageFailure("not available yet: reranking models")
     return [model for model in wanted if replicas[model.kind]]
 
 
@@ -73,14 +71,14 @@ def _of_kind(kind: ModelKind, source: str | None, name: str | None, named: Seque
 
 def read_replicas(text: str) -> dict[ModelKind, int]:
     """Read `chat=1,embed=0`: how many workers a model of each kind gets, 1 if it is not named. Raises UsageFailure."""
-    replicas: dict[ModelKind, int] = dict.fromkeys(KINDS, 1) | {"rerank": 0}
+    replicas: dict[ModelKind, int] = dict.fromkeys(KINDS, 1)
     for item in filter(None, text.split(",")):
         name, _, number = item.partition("=")
         if not number.isdecimal():
             raise UsageFailure(f"--replicas {item!r}: expected KIND=NUMBER with KIND one of {', '.join(KINDS)}")
         kind = _kind(name, f"--replicas {item!r}: expected KIND=NUMBER")
-        if int(number) > (kind != "rerank"):
-            raise UsageFailure(f"not available yet: --replicas {item}")
+        if int(number) > 1:
+            raise UsageFailure(f"not available yet: --replicas {item} (only {kind}=0 and {kind}=1)")
         replicas[kind] = int(number)
     return replicas
 

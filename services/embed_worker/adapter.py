@@ -1,5 +1,6 @@
 """Joins an encoder with Triton: a request's texts become rows, and vectors of rows its response."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from services.embed_worker.settings import EmbedSettings
 from workerkit.prepared import Prepared
 from workerkit.triton import load
 from workerkit.unary import UnaryAdapter
+
+log = logging.getLogger(__name__)
 
 Vector = NDArray[np.float32]
 
@@ -53,7 +56,9 @@ def open_adapter() -> UnaryAdapter[Row, Vector]:
 
     def build() -> UnaryAdapter[Row, Vector]:
         settings = EmbedSettings()  # pyright: ignore[reportCallIssue]  (the environment fills it)
-        model = EmbedModel(load_encoder(settings.model_path, settings.dtype), settings)
+        encoder = load_encoder(settings.model_path, settings.dtype)
+        log.info("%s loaded from %s: %s", settings.model_id, settings.model_path.name, encoder.description)
+        model = EmbedModel(encoder, settings)
         adapter = UnaryAdapter(model, Operation.EMBED, settings)
         adapter.start()
         return adapter

@@ -105,11 +105,13 @@ def mesh(demo_chat_model: Path, demo_embed_model: Path, tmp_path_factory: pytest
         "tiny-zhinao": ("chat", write_tiny_zhinao(folder)),
         "tiny/llama": ("chat", write_tiny_llama(folder)),
         "zhinao-embed": ("embed", demo_embed_model),
+        "zhinao-rerank": ("rerank", demo_chat_model),
     }
     port, state = free_port(), folder / "state"
     models = [word for id_, (kind, path) in checkpoints.items() for word in ("--model", f"{id_}={kind}:{path}")]
     try:
-        zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models)
+        fp32 = ("--embed-dtype", "fp32", "--rerank-dtype", "fp32")  # what golden files hold on any machine
+        zhinao("up", "--detach", "--port", str(port), "--state", str(state), *fp32, *models)
         yield Mesh(f"http://127.0.0.1:{port}", state, {id_: path for id_, (_, path) in checkpoints.items()})
     finally:
         zhinao("down", "--state", str(state))

@@ -39,7 +39,7 @@ LIBRARY = json.dumps({"input": ["a long passage about many things " * 36] * 2000
 @pytest.fixture(scope="module")
 def expected(demo_embed_model: Path) -> NDArray[np.float32]:
     """The vectors of TEXTS in process."""
-    encoder = load_encoder(demo_embed_model, Precision.AUTO)
+    encoder = load_encoder(demo_embed_model, Precision.FP32)
     request = EmbedRequest(tuple(TEXTS), False, None, None, Truncate.END, None)
     return encoder.encode([row.token_ids for row in encoder.prepare(request)])
 

@@ -22,6 +22,13 @@ from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
+WORKERS = {"chat", "embed", "rerank"}
+QUESTIONS = {  # by path
+    "/v1/completions": '{"prompt": "hi", "max_tokens": 2}',
+    "/v1/embeddings": '{"input": "hi"}',
+    "/v1/rerank": '{"query": "hi", "documents": ["ho", "hi"]}',
+}
+
 
 def test_a_client_that_leaves_frees_its_slot(mesh: Mesh) -> None:
     body = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "stream": True}
@@ -44,7 +51,7 @@ def test_a_client_that_leaves_before_a_whole_answer_frees_its_slot_too(mesh: Mes
 
 def test_status_names_every_part_and_its_addresses(mesh: Mesh) -> None:
     parts = {part["name"]: part for part in mesh.parts()}
-    assert {part["kind"] for part in parts.values()} == {"envoy", "gateway", "chat", "embed"}
+    assert {part["kind"] for part in parts.values()} == {"envoy", "gateway", "chat", "embed", "rerank"}
     assert {part["state"] for part in parts.values()} == {"ready"}
     assert {part["model"] for part in parts.values() if part["model"]} == set(mesh.checkpoints)
     for part in parts.values():
@@ -144,19 +151,28 @@ def test_a_cut_off_checkpoint_is_refused_by_file_and_leaves_nothing(tmp_path: Pa
     assert_no_trace(state, port)
 
 
-def test_a_second_mesh_runs_beside_heals_and_goes_without_a_trace(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_second_mesh_of_all_kinds_runs_beside_heals_and_goes_without_a_trace(mesh: Mesh, tmp_path: Path) -> None:
     checkpoint = write_tiny_zhinao(tmp_path)
     port, state = free_port(), tmp_path / "state"
-    words = ("--port", str(port), "--state", str(state), "--chat-model", str(checkpoint), *CHAT_ONLY)
+    words = (
+        "--port",
+        str(port),
+        "--state",
+        str(state),
+        "--chat-model",
+        str(checkpoint),
+        "--rerank-model",
+        str(checkpoint),
+    )
     try:
         zhinao("up", "--detach", *words)
         assert "up already" in zhinao("up", "--detach", *words).stdout
         second = Mesh(f"http://127.0.0.1:{port}", state, {"zhinao-chat": checkpoint})
-        assert second.post("/v1/completions", '{"prompt": "hi", "max_tokens": 2}').status_code == 200
-        kill_stub(second)
-        assert wait_until(lambda: second.parts()[0]["state"] != "ready", 20), "a dead stub must not look ready"
-        assert wait_until(lambda: {part["state"] for part in second.parts()} == {"ready"}, 90), "it must heal"
-        assert second.post("/v1/completions", '{"prompt": "hi", "max_tokens": 2}').status_code == 200
+        assert [second.post(path, body).status_code for path, body in QUESTIONS.items()] == [200] * 3
+        kill_stubs(second)
+        assert wait_until(lambda: not ready_kinds(second) & WORKERS, 20), "a dead stub must not look ready"
+        assert wait_until(lambda: ready_kinds(second) >= {"envoy", "gateway", *WORKERS}, 90), "they must heal"
+        assert [second.post(path, body).status_code for path, body in QUESTIONS.items()] == [200] * 3
         assert httpx.get(f"{mesh.url}/ready").status_code == 200
         os.kill(next(part["pid"] for part in second.parts() if part["kind"] == "chat"), signal.SIGKILL)
         answers = answers_until_the_first_good_one(second)
@@ -181,11 +197,17 @@ def answers_until_the_first_good_one(mesh: Mesh) -> list[httpx.Response]:
     return answers
 
 
-def kill_stub(mesh: Mesh) -> None:
-    """Kill the Python process behind a Triton, which Triton itself does not notice."""
-    worker = psutil.Process(next(part["pid"] for part in mesh.parts() if part["kind"] == "chat"))
-    (stub,) = [child for child in worker.children(recursive=True) if "stub" in child.name()]
-    os.kill(stub.pid, signal.SIGKILL)
+def ready_kinds(mesh: Mesh) -> set[str]:
+    return {part["kind"] for part in mesh.parts() if part["state"] == "ready"}
+
+
+def kill_stubs(mesh: Mesh) -> None:
+    """Kill the Python process behind every Triton, which Triton itself does not notice."""
+    for part in mesh.parts():
+        if part["kind"] in WORKERS:
+            children = psutil.Process(part["pid"]).children(recursive=True)
+            (stub,) = [child for child in children if "stub" in child.name()]
+            os.kill(stub.pid, signal.SIGKILL)
 
 
 def assert_no_trace(state: Path, port: int) -> None:

@@ -33,17 +33,18 @@ def test_without_words_a_demo_model_of_each_kind_is_served_under_its_default_id(
     assert wanted_models(words(replicas="")) == [
         WantedModel("zhinao-chat", "chat", None),
         WantedModel("zhinao-embed", "embed", None),
+        WantedModel("zhinao-rerank", "rerank", None),
     ]
 
 
-@pytest.mark.parametrize("kind", ["chat", "embed"])
+@pytest.mark.parametrize("kind", ["chat", "embed", "rerank"])
 def test_a_model_of_any_kind_may_be_given_another_id(kind: str) -> None:
     sources = {**CHAT_ONLY.sources, kind: "/w"}
 
     wanted = wanted_models(words(sources=sources, served_model_names=[f"{kind}=mine"], replicas=""))
 
     assert WantedModel("mine", kind, "/w") in wanted  # type: ignore[arg-type]
-    assert len(wanted) == 2
+    assert len(wanted) == 3
 
 
 def test_repeated_models_keep_their_order_and_replace_the_demo_model_of_their_kind() -> None:
@@ -66,7 +67,7 @@ def test_the_chat_model_comes_before_further_models() -> None:
 
 @pytest.mark.parametrize(
     ("replicas", "kinds"),
-    [("chat=0", ["embed"]), ("chat=0,embed=0,rerank=0", []), ("embed=0", ["chat"])],
+    [("chat=0", ["embed", "rerank"]), ("chat=0,embed=0,rerank=0", []), ("rerank=1,embed=0", ["chat", "rerank"])],
 )
 def test_no_replicas_leave_a_kind_out(replicas: str, kinds: list[str]) -> None:
     assert [model.kind for model in wanted_models(words(replicas=replicas))] == kinds
@@ -74,7 +75,7 @@ def test_no_replicas_leave_a_kind_out(replicas: str, kinds: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"replicas": "chat=2"}, {"replicas": "chat=1,embed=3"}, {"replicas": "rerank=1"}, {"models": ["r=rerank:/r"]}],
+    [{"replicas": "chat=2"}, {"replicas": "chat=1,embed=3"}],
 )
 def test_what_comes_later_is_refused_and_never_ignored(changes: dict[str, object]) -> None:
     with pytest.raises(UsageFailure, match="not available yet"):
