@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-structured bench-peers bench-chat bench-perplexity bench-profile perf-analyzer
+.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-perplexity bench-profile perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -45,6 +45,9 @@ bench-start: setup ## measure an empty cache to the first token, and memory per 
 
 bench-soak: setup ## load a mesh of its own for half an hour and watch its memory; ARGS="--help" explains
 	@$(BIN)/python -m bench.soak $(ARGS)
+
+bench-soak-search: setup ## ask a mesh of its own for 20,000 vectors and rankings and watch its memory
+	@$(BIN)/python -m bench.soak_search $(ARGS)
 
 bench-structured: setup ## answer 200 JSON schemas on the demo model and judge the answers
 	@$(BIN)/python -m bench.structured $(ARGS)

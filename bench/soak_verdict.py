@@ -3,10 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final
+from typing import Final, Protocol
 
 GROWTH_LIMIT: Final = 0.02
 _WARM_UP, _WINDOW = 0.2, 0.1  # of all samples
+
+
+class Look(Protocol):
+    """What was seen of the memory of every part at one time."""
+
+    @property
+    def rss_bytes(self) -> dict[str, int]:
+        """By part, its processes together."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +49,13 @@ class Growth:
         return self.after_bytes / self.before_bytes - 1
 
 
-def growths(samples: Sequence[Sample]) -> list[Growth]:
+def growths(samples: Sequence[Look]) -> list[Growth]:
     """Of the RSS of every part, which is blind to what else runs; samples were taken in equal steps under load."""
     assert samples, "a soak has samples"
     width = max(1, round(len(samples) * _WINDOW))
     start = round(len(samples) * _WARM_UP)
 
-    def typical(part: str, some: Sequence[Sample]) -> float:
+    def typical(part: str, some: Sequence[Look]) -> float:
         return median(sample.rss_bytes[part] for sample in some)
 
     return [
