@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-perplexity bench-profile perf-analyzer
+.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-perplexity bench-profile bench-rerank eval-rerank perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -60,6 +60,12 @@ bench-peers: setup ## install the engines that bench-chat compares with; some mi
 
 bench-chat: setup ## measure the chat engine beside its peers; ARGS="--help" explains
 	@$(BIN)/python -m bench.chat $(ARGS)
+
+bench-rerank: setup ## measure pairs per second of rerankers beside others, in process
+	@$(BIN)/python -m bench.rerank $(ARGS)
+
+eval-rerank: setup ## order real candidates with the reranker and judge the order
+	@$(BIN)/python -m bench.rerank_quality $(ARGS)
 
 bench-profile: setup ## show where the time of an engine step goes
 	@$(BIN)/python -m bench.profile
