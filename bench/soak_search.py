@@ -6,7 +6,6 @@ import json
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -52,9 +51,13 @@ class Run:
     """Everything one run sees."""
 
     head: Head
-    counts: Counter[str] = field(default_factory=Counter[str])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
     wrong: list[str] = field(default_factory=list[str])
     samples: list[MemoryLook] = field(default_factory=list[MemoryLook])
+
+    def count(self, name: str) -> None:
+        """One more request to a path, or one more client that left."""
+        self.counts[name] = self.counts.get(name, 0) + 1
 
 
 def asks(seed: int, count: int) -> Iterator[Ask]:
@@ -90,14 +93,15 @@ def problem_of(ask: Ask, status: int, text: str) -> str | None:
 
 
 async def _ask(client: httpx.AsyncClient, ask: Ask, run: Run) -> None:
-    run.counts[ask.path] += 1
+    run.count(ask.path)
     try:
         async with asyncio.timeout(_HANG_S if ask.leave_s is None else ask.leave_s):
             response = await client.post(ask.path, json=ask.body)
         problem = problem_of(ask, response.status_code, response.text)
     except TimeoutError:
         problem = f"no answer within {_HANG_S:.0f} s" if ask.leave_s is None else None
-        run.counts["left"] += ask.leave_s is not None
+        if ask.leave_s is not None:
+            run.count("left")
     except (httpx.HTTPError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
     if problem is not None:
