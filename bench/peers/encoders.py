@@ -1,0 +1,136 @@
+"""Embedding engines, ours among them: texts in, unit vectors out, tokenising included; knows no timing."""
+
+import asyncio
+import os
+import string
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.peers.protocol import Job, Outcome, serve
+
+_BATCH = 32
+_THREADS = int(os.environ["OMP_NUM_THREADS"])
+# Texts in, vectors out.
+Encode = Callable[[Sequence[str]], Any]
+
+
+def _ours(folder: Path, form: str) -> Encode:
+    encoder = import_module("services.embed_worker.encoder").load_encoder(
+        folder, import_module("modelkit.precision").Precision(form)
+    )
+    request = import_module("services.embed_worker.request")
+
+    def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
+        asked = request.EmbedRequest(tuple(texts), False, None, None, request.Truncate.ERROR, None)
+        return encoder.encode([row.token_ids for row in encoder.prepare(asked)])
+
+    return encode
+
+
+def _sentence_transformers(folder: Path, _form: str) -> Encode:
+    torch = import_module("torch")
+    model = import_module("sentence_transformers").SentenceTransformer(str(folder), device="cpu")
+
+    def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
+        with torch.inference_mode():
+            return model(model.preprocess(list(texts)))["sentence_embedding"].numpy()
+
+    return encode
+
+
+def _infinity(folder: Path, _form: str) -> Encode:
+    lib = import_module("infinity_emb")
+    loop = asyncio.new_event_loop()
+    options = lib.EngineArgs(
+        model_name_or_path=str(folder), engine="torch", device="cpu", dtype="float32", batch_size=_BATCH,
+        bettertransformer=False, compile=False, model_warmup=False,
+    )  # fmt: skip
+    engine = lib.AsyncEmbeddingEngine.from_args(options)
+    loop.run_until_complete(engine.astart())
+    return lambda texts: loop.run_until_complete(engine.embed(sentences=list(texts)))[0]
+
+
+def _tokenizer(folder: Path) -> Any:  # noqa: ANN401
+    tokenizer = import_module("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(512)
+    tokenizer.enable_padding()
+    return tokenizer
+
+
+def _padded(tokenizer: Any, texts: Sequence[str]) -> tuple[Any, Any]:  # noqa: ANN401
+    encoded = tokenizer.encode_batch(list(texts))
+    return np.array([each.ids for each in encoded]), np.array([each.attention_mask for each in encoded])
+
+
+def _onnxruntime(folder: Path, _form: str) -> Encode:
+    lib, tokenizer = import_module("onnxruntime"), _tokenizer(folder)
+    options = lib.SessionOptions()
+    options.intra_op_num_threads = _THREADS
+    session = lib.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    return lambda texts: session.run(None, dict(zip(names, _padded(tokenizer, texts), strict=True)))[0]
+
+
+def _openvino(folder: Path, form: str) -> Encode:
+    lib, tokenizer = import_module("openvino"), _tokenizer(folder)
+    # On a processor with AMX it would compute in bfloat16 without saying so.
+    options = {"INFERENCE_PRECISION_HINT": form, "INFERENCE_NUM_THREADS": _THREADS, "PERFORMANCE_HINT": "LATENCY"}
+    model = lib.Core().compile_model(str(folder / "model.onnx"), "CPU", options)
+    return lambda texts: model(list(_padded(tokenizer, texts)))[0]
+
+
+def _ct2(folder: Path, form: str) -> Encode:
+    lib, tokenizer = import_module("ctranslate2"), _tokenizer(folder)
+    tokenizer.no_padding()
+    encoder = lib.Encoder(str(folder / "ct2"), device="cpu", compute_type=form, intra_threads=_THREADS)
+
+    def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
+        rows = [each.ids for each in tokenizer.encode_batch(list(texts))]
+        hidden = np.array(encoder.forward_batch(rows).last_hidden_state)
+        kept = (np.arange(hidden.shape[1]) < np.array([[len(row)] for row in rows]))[..., None]
+        mean = (hidden * kept).sum(1) / kept.sum(1)
+        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+    return encode
+
+
+ENGINES = {
+    "ours": _ours, "sentence-transformers": _sentence_transformers, "infinity": _infinity,
+    "onnxruntime": _onnxruntime, "openvino": _openvino, "ct2": _ct2,
+}  # fmt: skip
+
+
+def _texts(folder: Path, prompts: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of exactly as many tokens as there are numbers, with the two that frame them: each number is a word."""
+    plain = set(string.ascii_lowercase)
+    words = [word for word in (folder / "vocab.txt").read_text("utf-8").split() if len(word) > 2 and set(word) <= plain]
+    return [" ".join(words[number % len(words)] for number in prompt[2:]) for prompt in prompts]
+
+
+def main() -> None:
+    """Serve a folder with an engine in a number format; `sorted` puts texts of a job in batches by length."""
+    engine, folder, form, order = sys.argv[1:]
+    encode, path = ENGINES[engine](Path(folder), form), Path(folder)
+
+    def prepare(job: Job) -> Callable[[], Outcome]:
+        texts = _texts(path, job.prompts)
+
+        def run() -> Outcome:
+            if engine in ("ours", "infinity"):  # they make batches themselves
+                return Outcome(len(encode(texts)))
+            rows = sorted(texts, key=len) if order == "sorted" else texts
+            return Outcome(sum(len(encode(rows[i : i + _BATCH])) for i in range(0, len(rows), _BATCH)))
+
+        return run
+
+    probe = np.asarray(encode(["the sky is blue", "what color is the sky"]))
+    serve(prepare, {"cosine of two texts": f"{float(probe[0] @ probe[1]):.6f}"})
+
+
+if __name__ == "__main__":
+    main()
