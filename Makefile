@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-perplexity bench-profile bench-rerank eval-rerank perf-analyzer
+.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank eval-rerank perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -55,11 +55,14 @@ bench-structured: setup ## answer 200 JSON schemas on the demo model and judge t
 bench-perplexity: setup ## measure what each number format costs in quality
 	@$(BIN)/python -m bench.perplexity $(ARGS)
 
-bench-peers: setup ## install the engines that bench-chat compares with; some minutes of compiling
+bench-peers: setup ## install the engines that bench-chat and bench-embed compare with; some minutes of compiling
 	@$(BIN)/python -m bench.peers.install
 
 bench-chat: setup ## measure the chat engine beside its peers; ARGS="--help" explains
 	@$(BIN)/python -m bench.chat $(ARGS)
+
+bench-embed: setup ## measure the encoder beside its peers; ARGS="--help" explains
+	@$(BIN)/python -m bench.embed $(ARGS)
 
 bench-rerank: setup ## measure pairs per second of rerankers beside others, in process
 	@$(BIN)/python -m bench.rerank $(ARGS)

@@ -1,20 +1,27 @@
 """Decides what computes the vectors of rows on this machine and in which number format; knows no texts."""
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from modelkit.config import CheckpointError
+from modelkit.devices import best_device
 from modelkit.encoder import Encoder, EncoderConfig
 from modelkit.encoder_checkpoint import EncoderCheckpoint, load_encoder
+from modelkit.encoder_cuda import cuda_row_encoder
 from modelkit.native.encoder import FORMATS, NativeEncoder, supports
 from modelkit.native.library import best_library
 from modelkit.native.packing import Format
 from modelkit.precision import Precision
 from modelkit.sentence import Pooling, pool
+
+_ON_CUDA: Final[Mapping[Precision, Precision]] = MappingProxyType(
+    {Precision.AUTO: Precision.BF16} | {each: each for each in (Precision.FP32, Precision.FP16, Precision.BF16)}
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +75,15 @@ class FastRowEncoder:
 
 
 def load_row_encoder(checkpoint: EncoderCheckpoint, precision: Precision) -> RowEncoder:
-    """Read an encoder's weights for serving; AUTO is FP32. Raises CheckpointError.
+    """Read an encoder's weights for serving; AUTO is FP32, on a GPU BF16. Raises CheckpointError.
 
-    C++ computes it, and plain torch in fp32 where there is none or where the model does not suit it.
+    On a CPU C++ computes it, and plain torch in fp32 where there is none or where the model does not suit it.
     """
+    device = best_device()
+    if device.type == "cuda":
+        if precision not in _ON_CUDA:
+            raise CheckpointError(f"dtype is {precision}, of an encoder on a GPU it must be one of {list(_ON_CUDA)}")
+        return cuda_row_encoder(load_encoder(checkpoint), _ON_CUDA[precision], device)
     if precision is Precision.AUTO:
         precision = Precision.FP32
     if precision.name not in [form.name for form in FORMATS]:

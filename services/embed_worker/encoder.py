@@ -103,11 +103,11 @@ class TextEncoder:
             raise _invalid("instruction goes in front of text, and an input is token ids", "instruction")
         for index, each in enumerate(request.inputs):
             if not each:
-                raise _invalid(f"input {index} is empty", "input")
+                raise _invalid(f"input[{index}] is empty", "input")
             if not isinstance(each, str) and not 0 <= min(each) <= max(each) < self._network.config.vocab_size:
                 outside = next(i for i in each if not 0 <= i < self._network.config.vocab_size)
                 raise _invalid(
-                    f"input {index} holds token id {outside}, must be below {self._network.config.vocab_size}", "input"
+                    f"input[{index}] holds token id {outside}, must be below {self._network.config.vocab_size}", "input"
                 )
 
     def _instruction(self, request: EmbedRequest) -> str:
@@ -124,7 +124,7 @@ class TextEncoder:
         if excess <= 0:
             return Row(ids, 0)
         if truncate is Truncate.ERROR:
-            message = f"input {index} is {len(ids)} tokens, the limit is {self.max_tokens}; truncate may cut it"
+            message = f"input[{index}] is {len(ids)} tokens, the limit is {self.max_tokens}; truncate may cut it"
             raise MeshError(Reason.PROMPT_TOO_LONG, message, param="input")
         end = self._tokenizer.end
         kept_before = len(head) if ids[: len(head)] == head else 0

@@ -106,15 +106,19 @@ def test_dimensions_cut_and_give_unit_length_back(encoder: TextEncoder) -> None:
 @pytest.mark.parametrize(
     ("request_", "reason", "message"),
     [
-        (ask("cat", ""), Reason.INVALID_REQUEST, "input 1 is empty"),
-        (ask(()), Reason.INVALID_REQUEST, "input 0 is empty"),
+        (ask("cat", ""), Reason.INVALID_REQUEST, r"input\[1\] is empty"),
+        (ask(()), Reason.INVALID_REQUEST, r"input\[0\] is empty"),
         (ask((3, len(VOCABULARY))), Reason.INVALID_REQUEST, f"token id {len(VOCABULARY)}, must be below"),
         (ask((-1,)), Reason.INVALID_REQUEST, "token id -1, must be below"),
         (ask("cat", dimensions=65), Reason.INVALID_REQUEST, "dimensions is 65, must be 1 to 64"),
         (ask("cat", dimensions=0), Reason.INVALID_REQUEST, "dimensions is 0, must be 1 to 64"),
-        (ask("cat " * 19), Reason.PROMPT_TOO_LONG, "input 0 is 21 tokens, the limit is 20"),
+        (ask("cat " * 19), Reason.PROMPT_TOO_LONG, r"input\[0\] is 21 tokens, the limit is 20"),
         (ask((5,), instruction="what: "), Reason.INVALID_REQUEST, "instruction goes in front of text"),
-        (ask("cat " * 9, instruction="cat " * 19, truncate=Truncate.START), Reason.INVALID_REQUEST, "no room"),
+        (
+            ask("cat " * 9, instruction="cat " * 19, truncate=Truncate.START),
+            Reason.INVALID_REQUEST,
+            "instruction leaves no room",
+        ),
         (ask("cat", space="0123456789abcdef"), Reason.SPACE_MISMATCH, "space is '0123456789abcdef', this model's"),
     ],
 )
