@@ -14,9 +14,12 @@ import numpy as np
 from bench.peers.protocol import Job, Outcome, serve
 
 _BATCH = 32
-_THREADS = int(os.environ["OMP_NUM_THREADS"])
 # Texts in, vectors out.
 Encode = Callable[[Sequence[str]], Any]
+
+
+def _num_threads() -> int:
+    return int(os.environ["OMP_NUM_THREADS"])  # set by what started us; torch reads it itself
 
 
 def _ours(folder: Path, form: str) -> Encode:
@@ -70,7 +73,7 @@ def _padded(tokenizer: Any, texts: Sequence[str]) -> tuple[Any, Any]:  # noqa: A
 def _onnxruntime(folder: Path, _form: str) -> Encode:
     lib, tokenizer = import_module("onnxruntime"), _tokenizer(folder)
     options = lib.SessionOptions()
-    options.intra_op_num_threads = _THREADS
+    options.intra_op_num_threads = _num_threads()
     session = lib.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda texts: session.run(None, dict(zip(names, _padded(tokenizer, texts), strict=True)))[0]
@@ -79,7 +82,7 @@ def _onnxruntime(folder: Path, _form: str) -> Encode:
 def _openvino(folder: Path, form: str) -> Encode:
     lib, tokenizer = import_module("openvino"), _tokenizer(folder)
     # On a processor with AMX it would compute in bfloat16 without saying so.
-    options = {"INFERENCE_PRECISION_HINT": form, "INFERENCE_NUM_THREADS": _THREADS, "PERFORMANCE_HINT": "LATENCY"}
+    options = {"INFERENCE_PRECISION_HINT": form, "INFERENCE_NUM_THREADS": _num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     model = lib.Core().compile_model(str(folder / "model.onnx"), "CPU", options)
     return lambda texts: model(list(_padded(tokenizer, texts)))[0]
 
@@ -87,7 +90,7 @@ def _openvino(folder: Path, form: str) -> Encode:
 def _ct2(folder: Path, form: str) -> Encode:
     lib, tokenizer = import_module("ctranslate2"), _tokenizer(folder)
     tokenizer.no_padding()
-    encoder = lib.Encoder(str(folder / "ct2"), device="cpu", compute_type=form, intra_threads=_THREADS)
+    encoder = lib.Encoder(str(folder / "ct2"), device="cpu", compute_type=form, intra_threads=_num_threads())
 
     def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
         rows = [each.ids for each in tokenizer.encode_batch(list(texts))]
