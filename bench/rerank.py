@@ -94,8 +94,8 @@ def _decoders(folder: Path) -> Iterator[dict[str, Score]]:
         (folder / file.name).symlink_to(file)
     (folder / "model.safetensors").unlink()
     weight = torch.randn((1, 576), generator=torch.Generator().manual_seed(5))
-    with safe_open(demo / "model.safetensors", "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    file = safe_open(demo / "model.safetensors", framework="pt")
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     save_file(tensors | {"linear.weight": weight}, folder / "model.safetensors")
     ranker = load_ranker(folder, Precision.FP32)
     tokenizer = AutoTokenizer.from_pretrained(demo, padding_side="right")
