@@ -30,7 +30,7 @@ def test_a_file_may_say_some_or_all(tmp_path: Path) -> None:
         ({"threshold": True}, "threshold is True"),
         ({"score_position": 2}, "score_position is 2, must be a whole number from -3 to 1"),
         ({"score_position": -0.5}, "score_position is -0.5"),
-        ({"temprature": 1}, r"\['temprature'\] are none of its keys"),
+        ({"heat": 1}, r"\['heat'\] are none of its keys"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
