@@ -23,6 +23,7 @@ from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 WORKERS = {"chat", "embed", "rerank"}
+LONG = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "ignore_eos": True}
 QUESTIONS = {  # by path
     "/v1/completions": '{"prompt": "hi", "max_tokens": 2}',
     "/v1/embeddings": '{"input": "hi"}',
@@ -31,7 +32,7 @@ QUESTIONS = {  # by path
 
 
 def test_a_client_that_leaves_frees_its_slot(mesh: Mesh) -> None:
-    body = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "stream": True}
+    body = LONG | {"stream": True}
     with httpx.stream("POST", f"{mesh.url}/v1/chat/completions", json=body, timeout=60) as response:
         lines = response.iter_lines()
         for _ in range(6):
@@ -43,9 +44,8 @@ def test_a_client_that_leaves_frees_its_slot(mesh: Mesh) -> None:
 
 
 def test_a_client_that_leaves_before_a_whole_answer_frees_its_slot_too(mesh: Mesh) -> None:
-    body = {"messages": [{"role": "user", "content": "Tell me a very long story."}]}
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{mesh.url}/v1/chat/completions", json=body, timeout=1.5)
+        httpx.post(f"{mesh.url}/v1/chat/completions", json=LONG, timeout=1.5)
     assert wait_until(lambda: mesh.metric("zhinao-chat", "vllm:num_requests_running") == 0, 5)
 
 
