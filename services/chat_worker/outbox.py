@@ -21,7 +21,7 @@ _LOOK_S = 0.2  # how late a caller who left is noticed; each look is a message t
 
 # The least time that each response gets. Each costs the worker, Triton and those behind them CPU that the engine needs:
 # with many streams several tokens travel at a time; with few, whose steps take longer than this, nothing changes.
-_RESPONSE_S = 0.0015
+_RESPONSE_S = 0.003
 
 
 class Reply(Protocol):

@@ -7,6 +7,7 @@ from pathlib import Path
 from modelkit.chat_template import load_chat_template
 from modelkit.config import DecoderConfig, read_config
 from modelkit.devices import best_device, fitting_block_len, free_bytes
+from modelkit.paged import PagedModel, Segment, Step
 from modelkit.precision import kv_bytes_per_token, load_weights
 from modelkit.tokenizer import Tokenizer, load_tokenizer
 from services.chat_worker.defaults import GenerationDefaults
@@ -88,6 +89,7 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
         max_batch=settings.max_running,
         max_context=max_model_len,
     )
+    _warm_up(model, min(settings.max_step_tokens, max_model_len), block_len)
     blocks = BlockPool(num_blocks, block_len, prefix_cache=settings.prefix_cache)
     scheduler = Scheduler(
         blocks,
@@ -109,6 +111,12 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
     )
     engine = Engine(scheduler, blocks, ModelRunner(model), sink, vocab_size=tokenizer.vocab_size)
     return ChatWorker(tokenizer, prompts, EngineLoop(engine), num_blocks, block_len)
+
+
+def _warm_up(model: PagedModel, num_tokens: int, block_len: int) -> None:
+    """Compute one step of a prompt for nobody: the first of a process takes long, and the pace would learn from it."""
+    block_ids = list(range(-(-num_tokens // block_len)))
+    model.forward(Step.build([Segment([0] * num_tokens, 0, block_ids, num_logits=1)]))
 
 
 def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:

@@ -4,6 +4,7 @@ from services.chat_worker.engine.scheduler import Plan
 
 _PROMPT, _DRAFT = 0, -1  # parts of a step; a positive one is decoding, by the bit length of its sequences' number
 _MEMORY = 0.2  # weight of the newest observation
+_RELIEF = 0.5  # its weight when one part alone took less than expected: what was slow before was the machine
 _LARGEST_SURPRISE = 4.0  # how many times too long a step may count, lest one hiccup of the machine rules the next ones
 _LEAST_S = 1e-9
 _STRETCH = 1.5  # seconds of prompt beside each second of decoding
@@ -31,7 +32,8 @@ class Pace:
         if len(unknown) == 1:
             self._seconds[unknown[0]] = max(_LEAST_S, (seconds - expected) / parts[unknown[0]])
         elif not unknown:
-            factor = 1 + _MEMORY * (min(seconds / expected, _LARGEST_SURPRISE) - 1)
+            memory = _RELIEF if len(parts) == 1 and seconds < expected else _MEMORY
+            factor = 1 + memory * (min(seconds / expected, _LARGEST_SURPRISE) - 1)
             self._seconds |= {part: (known[part] or 0.0) * factor for part in parts}
 
     def prompt_tokens(self, num_decoding: int) -> int:

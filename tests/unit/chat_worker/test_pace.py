@@ -98,3 +98,12 @@ def test_one_hiccup_of_the_machine_is_soon_forgotten() -> None:
     for _ in range(10):
         observe(pace, decoding=8, seconds=step_s(8, 0))
     assert pace.prompt_tokens(8) == pytest.approx(usual, rel=0.1)
+
+
+def test_a_slow_start_is_soon_forgotten() -> None:
+    pace = Pace(4096)
+    observe(pace, prompt=100, seconds=4 * step_s(0, 100))
+    for _ in range(5):
+        observe(pace, prompt=100, seconds=step_s(0, 100))
+        observe(pace, decoding=8, seconds=step_s(8, 0))
+    assert pace.prompt_tokens(8) == pytest.approx(1.5 * step_s(8, 0) / 0.0005, rel=0.15)
