@@ -80,14 +80,24 @@ class MeshError(Exception):
 
     param: the request field at fault, as the client spelled it, e.g. `messages` or `stop`.
     code: an OpenAI code finer than the table's, e.g. `missing_required_parameter`.
+    retry_after_s: how long the client should wait before it asks again, where that is known.
     """
 
-    def __init__(self, reason: Reason, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
     @property
     def row(self) -> Row:

@@ -1,6 +1,7 @@
 """Decides how a failure looks over HTTP: made from the one table, in words its route's clients read, none internal."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,8 +15,9 @@ from services.gateway.call import CURRENT
 from services.gateway.openai.error import ErrorBody
 from services.gateway.translate.problems import to_mesh_error
 
-_RETRY_AFTER_S: Final = "1"
-_RETRYABLE: Final = (Reason.QUEUE_FULL, Reason.NOT_READY)
+_LATER: Final = (Reason.QUEUE_FULL, Reason.NOT_READY)  # the same request will do, only later
+_UNKNOWN_WAIT_S: Final = 1.0  # until such a request will do, where nobody knows
+_REFUSALS: Final = (*_LATER, Reason.TENANT_LIMIT, Reason.DEADLINE)  # whether to retry is said, not left to a guess
 
 
 def public_message(error: MeshError) -> str:
@@ -58,11 +60,31 @@ _BODIES: Final[Mapping[str, Callable[[MeshError], Mapping[str, object]]]] = {
 }
 
 
+def retry_after_s(error: MeshError) -> float | None:
+    """How long to wait before asking again, in seconds; None if that would not help, or nobody can say."""
+    if error.retry_after_s is None and error.reason in _LATER:
+        return _UNKNOWN_WAIT_S
+    return error.retry_after_s
+
+
+def _retry_headers(error: MeshError) -> dict[str, str]:
+    """What OpenAI's clients go by, and all others."""
+    if error.reason not in _REFUSALS:
+        return {}
+    wait_s = retry_after_s(error)
+    if wait_s is None:
+        return {"x-should-retry": "false"}
+    return {
+        "retry-after": str(math.ceil(wait_s)),
+        "retry-after-ms": str(math.ceil(wait_s * 1000)),
+        "x-should-retry": "true",
+    }
+
+
 def error_response(error: MeshError, path: str) -> Response:
     """The failure as a whole HTTP answer of the route at that path."""
-    headers = {"retry-after": _RETRY_AFTER_S} if error.reason in _RETRYABLE else None
     body = json.dumps(_BODIES.get(path, error_body)(error))  # ASCII: a bad text that is echoed may not be valid Unicode
-    return Response(body, status_code=error.row.http, headers=headers, media_type="application/json")
+    return Response(body, status_code=error.row.http, headers=_retry_headers(error), media_type="application/json")
 
 
 def add_error_handlers(app: FastAPI) -> None:

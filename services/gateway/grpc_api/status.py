@@ -1,23 +1,34 @@
-"""Decides how a failure looks over gRPC: the table's code, with google.rpc ErrorInfo beside it."""
+"""Decides how a failure looks over gRPC: the table's code, with google.rpc details beside it."""
 
 from typing import Final
 
 import grpc
 from google.protobuf.any_pb2 import Any
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from meshkit.errors import MeshError
-from services.gateway.errors import public_message
+from services.gateway.errors import public_message, retry_after_s
 
 _DOMAIN: Final = "zhinao.mesh"
 
 
 def to_status(error: MeshError) -> grpc.Status:
-    """The failure as a rich status."""
+    """The failure as a rich status: ErrorInfo, and RetryInfo where a client should try again."""
     info = ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={"param": error.param} if error.param else {})
-    detail = Any()
-    detail.Pack(info)
+    details = [_packed(info)]
+    if (wait_s := retry_after_s(error)) is not None:
+        delay = Duration()
+        delay.FromMilliseconds(round(wait_s * 1000))
+        details.append(_packed(RetryInfo(retry_delay=delay)))
     code: int = error.row.grpc.value[0]
-    return rpc_status.to_status(Status(code=code, message=public_message(error), details=[detail]))
+    return rpc_status.to_status(Status(code=code, message=public_message(error), details=details))
+
+
+def _packed(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed
