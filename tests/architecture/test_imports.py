@@ -16,7 +16,7 @@ TENSOR_CODE = {"torch", "transformers", "modelkit"}
 # measurements inside of the worker, on purpose
 RUNS_THE_ENGINE = {
     *("bench.peers.ours", "bench.perplexity", "bench.profile"),
-    *("bench.rerank", "bench.rerank_quality", "bench.structured"),
+    *("bench.peers.make_rankers", "bench.rerank_quality", "bench.structured"),
 }
 INSIDE_TRITON = {"workerkit.replies", "workerkit.triton", "workerkit.unary"}
 ENTRIES = sorted(ROOT.glob("model_repository/*/1/model.py"))
