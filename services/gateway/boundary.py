@@ -6,7 +6,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meshkit.errors import TABLE, MeshError, Reason
-from services.gateway.call import begin_call
+from services.gateway.call import TIMEOUT_HEADER, begin_call
 from services.gateway.errors import error_response
 from services.gateway.metrics import Metrics
 
@@ -27,13 +27,14 @@ class Boundary:
             return
         headers = Headers(scope=scope)
         call = begin_call(headers.get("x-request-id"), headers.get("traceparent"), headers.get("authorization"))
+        call.timeout = headers.get(TIMEOUT_HEADER)
         status: int | None = None
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = call.request_id
+                MutableHeaders(scope=message).update(call.headers())
             await send(message)
 
         try:

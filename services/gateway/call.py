@@ -8,7 +8,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
+from meshkit.errors import MeshError, Reason
+
 _SANE_ID: Final = re.compile(r"[!-~]{1,128}")
+TIMEOUT_HEADER: Final = "x-request-timeout"
+_SECONDS: Final = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -25,7 +29,37 @@ class Call:
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    timeout: str | None = None  # seconds that the client gives for the whole answer, as it sent them
     begun_s: float = field(default_factory=time.perf_counter)
+    asked_s: float | None = None  # when a worker was first asked, and when its latest piece came; same clock
+    answered_s: float | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of the trace that this request is part of, if any."""
+        return self.traceparent.split("-")[1] if self.traceparent else None
+
+    def headers(self) -> dict[str, str]:
+        """What every HTTP answer says: whose it is, and where its time went until now, in milliseconds."""
+        total_ms = f"{(time.perf_counter() - self.begun_s) * 1000:.1f}"
+        timing = f"total;dur={total_ms}"
+        if self.asked_s is not None and self.answered_s is not None:
+            timing += f", worker;dur={(self.answered_s - self.asked_s) * 1000:.1f}"
+        return {"x-request-id": self.request_id, "openai-processing-ms": total_ms, "server-timing": timing}
+
+    def time_left_s(self) -> float | None:
+        """What is left of the time that the client gave; None if it gave none. INVALID_REQUEST if that is no time."""
+        if self.timeout is None:
+            return None
+        if not _SECONDS.fullmatch(self.timeout) or float(self.timeout) == 0:
+            message = f"{TIMEOUT_HEADER} must be a positive number of seconds, it is {self.timeout!r:.40}"
+            raise MeshError(Reason.INVALID_REQUEST, message, param=TIMEOUT_HEADER)
+        left_s = float(self.timeout) - (time.perf_counter() - self.begun_s)
+        if left_s <= 0:
+            raise MeshError(
+                Reason.DEADLINE, f"the {self.timeout} s of {TIMEOUT_HEADER} were over before a worker was asked"
+            )
+        return left_s
 
 
 CURRENT: Final[ContextVar[Call]] = ContextVar("call")

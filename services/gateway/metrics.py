@@ -37,6 +37,12 @@ class Metrics:
             buckets=_FIRST_TOKEN,
             registry=self.registry,
         )
+        self.wasted_tokens = Counter(
+            "mesh_wasted_tokens_total",
+            "Tokens that came for answers which did not reach their client whole, by the reason of that.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.requests_running = Gauge(
             "mesh_requests_running", "Answers that workers are writing now.", registry=self.registry
         )
@@ -52,6 +58,7 @@ class Metrics:
             "status": code,
             "ms": round(duration_s * 1000, 1),
             "request_id": call.request_id,
+            "trace_id": call.trace_id,
             "model": call.model,
             "prompt_tokens": call.prompt_tokens,
             "completion_tokens": call.completion_tokens,

@@ -1,8 +1,9 @@
-"""Decides whether an answer may begin, and knows how many are running; knows nothing of what is in them."""
+"""Decides whether an answer may begin and how long it may take, and counts what became of it; knows no text."""
 
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 
@@ -10,6 +11,7 @@ from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
+from services.gateway.upstream.drain_rate import DrainRate
 from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
@@ -19,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Admission:
-    """A Worker in front of another: it counts running answers and lets none begin once draining."""
+    """A Worker in front of another: it counts running answers and lets none begin once draining.
+
+    A worker's refusal for want of room leaves here with the time after which the client should ask again.
+    """
 
     def __init__(self, worker: Worker, metrics: Metrics) -> None:
         self._worker = worker
@@ -28,25 +33,26 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._drain_rates: defaultdict[str, DrainRate] = defaultdict(DrainRate)  # by model
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
         with self._running(request.model):
-            async with aclosing(self._worker.generate(request, timeout_s=timeout_s)) as pieces:
+            async with aclosing(self._worker.generate(request, timeout_s=_limit_s(timeout_s))) as pieces:
                 async for piece in self._observed(request.model, pieces):
                     yield piece
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         """The vectors; NOT_READY while draining."""
         with self._running(request.model):
-            response = await self._worker.embed(request, timeout_s=timeout_s)
+            response = await self._worker.embed(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
         """The scores; NOT_READY while draining."""
         with self._running(request.model):
-            response = await self._worker.rerank(request, timeout_s=timeout_s)
+            response = await self._worker.rerank(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
 
@@ -68,16 +74,26 @@ class Admission:
     ) -> AsyncGenerator[GenerateResponse, None]:
         call = CURRENT.get()
         begun_s = time.perf_counter()
-        waiting = True
-        async for piece in pieces:
-            if waiting and piece.token_ids:
-                waiting = False
-                self._metrics.time_to_first_token.labels(model).observe(time.perf_counter() - begun_s)
-            if piece.HasField("usage"):
-                if piece.index == 0:
-                    call.prompt_tokens = piece.usage.prompt_tokens
-                call.completion_tokens = (call.completion_tokens or 0) + piece.usage.completion_tokens
-            yield piece
+        num_tokens = 0
+        wasted: Reason | None = Reason.CLIENT_CANCELLED  # what it is if neither an end nor a failure comes
+        try:
+            async for piece in pieces:
+                if num_tokens == 0 and piece.token_ids:
+                    self._metrics.time_to_first_token.labels(model).observe(time.perf_counter() - begun_s)
+                num_tokens += len(piece.token_ids)
+                if piece.HasField("usage"):
+                    if piece.index == 0:
+                        call.prompt_tokens = piece.usage.prompt_tokens
+                    call.completion_tokens = (call.completion_tokens or 0) + piece.usage.completion_tokens
+                call.answered_s = time.perf_counter()
+                yield piece
+            wasted = None
+        except MeshError as error:
+            wasted = error.reason
+            raise
+        finally:
+            if wasted is not None and num_tokens:
+                self._metrics.wasted_tokens.labels(wasted).inc(num_tokens)
 
     def _check_open(self) -> None:
         if self._draining:
@@ -86,11 +102,22 @@ class Admission:
     @contextmanager
     def _running(self, model: str) -> Generator[None]:
         self._check_open()
-        CURRENT.get().model = model
+        call, rate = CURRENT.get(), self._drain_rates[model]
+        call.model = model
+        call.asked_s = call.asked_s or time.perf_counter()
         self._count(+1)
+        rate.begin(time.perf_counter())
+        served = True
         try:
             yield
+        except MeshError as error:
+            if error.reason is Reason.QUEUE_FULL:
+                served = False
+                error.retry_after_s = rate.promise(time.perf_counter())
+            raise
         finally:
+            call.answered_s = call.answered_s or time.perf_counter()
+            rate.end(time.perf_counter(), served=served)
             self._count(-1)
 
     def _count(self, change: int) -> None:
@@ -100,6 +127,12 @@ class Admission:
             self._idle.clear()
         else:
             self._idle.set()
+
+
+def _limit_s(timeout_s: float) -> float:
+    """The shorter of what the gateway grants and what is left of the time that the client gave."""
+    left_s = CURRENT.get().time_left_s()
+    return timeout_s if left_s is None else min(timeout_s, left_s)
 
 
 def _note_usage(response: EmbedResponse | RerankResponse) -> None:

@@ -1,0 +1,102 @@
+"""What a client's own time limit does, what is counted as generated for nobody, and what an answer says of its time."""
+
+import asyncio
+import logging
+import re
+
+import pytest
+
+from meshkit.errors import MeshError, Reason
+from meshkit.wire import encode_error
+from tests.contract.gateway.conftest import Mesh, metrics_hold, running_mesh
+from tests.fakes.triton import ErrorText, Hold, last, piece, vectors
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "hi"}]}
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+
+
+async def test_the_clients_time_limit_reaches_the_worker(mesh: Mesh) -> None:
+    await mesh.http.post(CHAT, json=BODY, headers={"x-request-timeout": "2.5"})
+
+    assert 2 < mesh.triton.request.timeout_s <= 2.5
+
+
+async def test_a_longer_time_limit_than_the_gateways_changes_nothing(mesh: Mesh) -> None:
+    await mesh.http.post(CHAT, json=BODY, headers={"x-request-timeout": "9999"})
+
+    assert mesh.triton.request.timeout_s == 30
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+async def test_a_worker_that_takes_longer_than_the_client_gives_is_a_504_at_once(mesh: Mesh, path: str) -> None:
+    mesh.triton.script = [Hold()]
+
+    answer = await mesh.http.post(path, json={**BODY, "input": "a"}, headers={"x-request-timeout": "0.05"})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert answer.headers["x-should-retry"] == "false"
+    await asyncio.wait_for(mesh.triton.cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-1", "0", "0.0", "1e3", "inf", "nan", "9" * 50])
+async def test_a_time_limit_that_is_no_time_is_refused(mesh: Mesh, value: str) -> None:
+    answer = await mesh.http.post(CHAT, json=BODY, headers={"x-request-timeout": value})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "x-request-timeout"
+
+
+async def test_tokens_of_a_client_who_left_and_of_a_failure_are_counted_as_wasted() -> None:
+    async with running_mesh() as mesh:
+        mesh.triton.script = [piece("ab", 1, 2), Hold()]
+        async with mesh.http.stream("POST", CHAT, json={**BODY, "stream": True}) as answer:
+            await anext(answer.aiter_lines())
+            await mesh.triton.holding.wait()
+        await metrics_hold(mesh, 'mesh_wasted_tokens_total{reason="CLIENT_CANCELLED"} 2.0')
+
+        mesh.triton.script = [piece("a"), ErrorText(encode_error(MeshError(Reason.DEADLINE, "late")))]
+        await mesh.http.post(CHAT, json=BODY)
+        await metrics_hold(mesh, 'mesh_wasted_tokens_total{reason="DEADLINE"} 1.0')
+
+
+async def test_tokens_of_a_whole_answer_are_not_wasted() -> None:
+    async with running_mesh() as mesh:
+        mesh.triton.script = [piece("a"), last("b")]
+        await mesh.http.post(CHAT, json=BODY)
+        await mesh.http.post(CHAT, json={**BODY, "stream": True})
+
+        assert "mesh_wasted_tokens_total{" not in (await mesh.http.get("/metrics")).text
+
+
+async def test_clients_refused_one_after_the_other_are_told_growing_waits() -> None:
+    async with running_mesh() as mesh:
+        mesh.triton.script = [ErrorText(encode_error(MeshError(Reason.QUEUE_FULL, "full")))]
+        answers = [await mesh.http.post(CHAT, json=BODY) for _ in range(3)]
+
+        waits_ms = [int(answer.headers["retry-after-ms"]) for answer in answers]
+        assert waits_ms == sorted(waits_ms)
+        assert all(answer.headers["x-should-retry"] == "true" for answer in answers)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/health", "/nowhere"])
+async def test_every_answer_says_where_its_time_went(mesh: Mesh, path: str) -> None:
+    if path == "/v1/embeddings":
+        mesh.triton.script = [vectors([1.0, 0.0])]
+    answer = await mesh.http.post(path, json={**BODY, "input": "a"})
+
+    total, *worker = re.findall(r"\w+;dur=([\d.]+)", answer.headers["server-timing"])
+    assert answer.headers["openai-processing-ms"] == total
+    assert len(worker) == (answer.status_code == 200)
+    assert all(float(part) <= float(total) for part in worker)
+
+
+async def test_the_log_line_names_the_trace(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="services")
+
+    await mesh.http.post(CHAT, json=BODY, headers={"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"})
+
+    (record,) = [record for record in caplog.records if record.name == "services.gateway.requests"]
+    assert record.__dict__["fields"]["trace_id"] == TRACE_ID
