@@ -21,10 +21,12 @@ class Call:
     """One request. model and the token counts are filled in by whoever learns them, for the log line.
 
     tenant: tells who asks apart, without telling the key that the client sent; empty for one that sent none.
+    strict: fields of a body that have no effect are refused, whatever the body says.
     """
 
     request_id: str
     tenant: str = ""
+    strict: bool = False
     traceparent: str | None = None  # W3C Trace Context, passed on unread
     model: str | None = None
     prompt_tokens: int | None = None
@@ -70,7 +72,7 @@ def begin_call(request_id: str | None, traceparent: str | None, authorization: s
     call = Call(
         _matching(_SANE_ID, request_id) or uuid.uuid4().hex,
         _tenant(authorization or ""),
-        _matching(_TRACEPARENT, traceparent),
+        traceparent=_matching(_TRACEPARENT, traceparent),
     )
     CURRENT.set(call)
     return call

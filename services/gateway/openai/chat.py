@@ -21,6 +21,14 @@ class ChatCompletionRequest(GenerationFields):
     tools: list[ToolDefinition] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
+    modalities: Annotated[object, only(["text"])] = None
+    audio: Annotated[object, only(None)] = None
+    web_search_options: Annotated[object, only(None)] = None
+    chat_template: Annotated[object, only(None)] = None
+    chat_template_kwargs: Annotated[object, only({})] = None
+    documents: Annotated[object, only([])] = None
+    add_generation_prompt: Annotated[object, only(True)] = None
+    continue_final_message: Annotated[object, only(False)] = None
     functions: Annotated[object, only([])] = None  # given up by OpenAI for tools
     function_call: Annotated[object, only("none")] = None
 

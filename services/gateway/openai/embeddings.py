@@ -60,7 +60,6 @@ class EmbeddingRequest(RequestBody):
     truncate: TruncationField = None
     instruction: Text | None = None
     space: Text | None = None
-    user: object = None
 
     # What other servers would make other vectors of.
     task: Annotated[object, renamed("input_type")] = None

@@ -4,10 +4,14 @@ Each failure reads on after the field's name.
 """
 
 import json
-from typing import Annotated, Final, TypeGuard, cast
+from collections.abc import Generator
+from typing import Annotated, Final, Self, TypeGuard, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.call import CURRENT
 
 UNSUPPORTED: Final = "unsupported_parameter"  # error type of a value that OpenAI allows and this mesh does not
 UINT32_MAX: Final = 2**32 - 1
@@ -40,12 +44,38 @@ Text = Annotated[str, AfterValidator(check_unicode)]
 TextOrTexts = Annotated[list[Text], BeforeValidator(_to_list)]
 
 
-class RequestBody(BaseModel):
-    """What every request has. Null means absent everywhere; unknown fields are kept in model_extra."""
+class Part(BaseModel):
+    """An object in a request. Null means absent everywhere; fields without effect are kept in model_extra."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
+    def ignored(self, path: str = "") -> Generator[str]:
+        """The fields without effect that it holds, as a client would write them, e.g. `messages[0].name`."""
+        yield from (f"{path}{name}" for name, value in (self.model_extra or {}).items() if value is not None)
+        for name, field in type(self).model_fields.items():
+            value, spelled = getattr(self, name), path + (field.alias or name)
+            if isinstance(value, Part):
+                yield from value.ignored(f"{spelled}.")
+            elif isinstance(value, list):
+                parts = cast("list[object]", value)
+                for index, part in enumerate(parts if parts and isinstance(parts[0], Part) else ()):
+                    yield from cast("Part", part).ignored(f"{spelled}[{index}].")
+
+
+class RequestBody(Part):
+    """What every request has. strict: refuse fields without effect, which a key may ask for as well."""
+
     model: Text | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        call = CURRENT.get(None)
+        if self.strict or (call is not None and call.strict):
+            for name in self.ignored():
+                message = f"{ascii(name)[1:-1]:.80} has no effect here, and the request is strict; leave it out"
+                raise MeshError(Reason.NOT_SUPPORTED, message, param=name)
+        return self
 
 
 def only(*allowed: object) -> AfterValidator:

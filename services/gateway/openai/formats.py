@@ -2,19 +2,17 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import Text, only
+from services.gateway.openai.fields import Part, Text, only
 
 JsonObject = dict[str, object]
 _KINDS: Final = ("json", "regex", "choice", "grammar", "json_object")
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(Part):
     """A named schema. Answers keep to it whether or not strict is set; name and description say nothing to a model."""
-
-    model_config = ConfigDict(strict=True)
 
     name: Text | None = None
     description: Text | None = None
@@ -22,10 +20,8 @@ class JsonSchema(BaseModel):
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Part):
     """OpenAI's way: free text, any JSON object, or JSON that validates against a schema."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -37,10 +33,8 @@ class ResponseFormat(BaseModel):
         return self
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Part):
     """vLLM's way: exactly one of these. Source: vLLM's documentation, structured outputs."""
-
-    model_config = ConfigDict(strict=True)
 
     json_schema: JsonObject | Text | None = Field(default=None, alias="json")
     regex: Text | None = None

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Final, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, TextOrTexts, only, renamed
+from services.gateway.openai.fields import UINT32_MAX, Part, RequestBody, TextOrTexts, only, renamed
 from services.gateway.openai.formats import ResponseFormat, StructuredOutputs
 
 _MOST_IDS: Final = 1024  # in one list
@@ -15,10 +15,8 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max
 LogitBias = dict[int, Annotated[float, Field(ge=-100, le=100)]]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Part):
     """How a stream is to be sent."""
-
-    model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = None
 
@@ -89,11 +87,15 @@ class GenerationFields(RequestBody):
     guided_choice: Annotated[object, renamed("structured_outputs.choice")] = None
     guided_grammar: Annotated[object, renamed("structured_outputs.grammar")] = None
 
-    # Accepted and without effect here: they steer a hosted service.
-    user: object = None
-    metadata: object = None
-    service_tier: object = None
-    store: Annotated[bool | None, only(False)] = None
+    # What would make another answer, or keep it. Fields that would do neither are left to model_extra.
+    store: Annotated[object, only(False)] = None
+    use_beam_search: Annotated[object, only(False)] = None
+    length_penalty: Annotated[object, only(1)] = None
+    add_special_tokens: Annotated[object, only(None)] = None
+    skip_special_tokens: Annotated[object, only(True)] = None
+    spaces_between_special_tokens: Annotated[object, only(True)] = None
+    include_stop_str_in_output: Annotated[object, only(False)] = None
+    truncate_prompt_tokens: Annotated[object, renamed("truncate_prompt")] = None
 
     @property
     def wants_usage_chunk(self) -> bool:

@@ -4,9 +4,7 @@ from typing import Annotated, Final, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -14,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, Text, check_unicode
+from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, only
 from services.gateway.openai.tools import MadeCall
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
@@ -34,10 +32,8 @@ def _text_part(kind: str) -> str:
     return kind
 
 
-class TextPart(BaseModel):
+class TextPart(Part):
     """A piece of a message."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Annotated[str, AfterValidator(_text_part)]
     text: Text
@@ -51,15 +47,15 @@ def _to_parts(content: object) -> object:
     return cast("list[object]", content)
 
 
-class Message(BaseModel):
-    """One turn. Other fields of OpenAI's message (name, refusal, ...) say nothing to these models."""
-
-    model_config = ConfigDict(strict=True)
+class Message(Part):
+    """One turn."""
 
     role: Annotated[str, AfterValidator(_known_role)]
     tool_calls: list[MadeCall] | None = None
     tool_call_id: Text | None = Field(default=None, validate_default=True)
     content: Annotated[list[TextPart], BeforeValidator(_to_parts)]
+    function_call: Annotated[object, only(None)] = None  # given up by OpenAI for tool_calls
+    audio: Annotated[object, only(None)] = None
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Final, Literal, NotRequired, TypedDict
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, Text
+from services.gateway.openai.fields import UNSUPPORTED, Part, Text
 
 _CHOICES: Final = ("none", "auto", "required")
 
@@ -19,10 +19,8 @@ def _function_type(kind: str) -> str:
 _FunctionType = Annotated[str, AfterValidator(_function_type)]
 
 
-class FunctionDefinition(BaseModel):
+class FunctionDefinition(Part):
     """A function. Forced calls keep to its parameters' schema whether or not strict is set."""
-
-    model_config = ConfigDict(strict=True)
 
     name: Text
     description: Text | None = None
@@ -30,27 +28,21 @@ class FunctionDefinition(BaseModel):
     strict: bool | None = None
 
 
-class ToolDefinition(BaseModel):
+class ToolDefinition(Part):
     """Something that the model may call."""
-
-    model_config = ConfigDict(strict=True)
 
     type: _FunctionType
     function: FunctionDefinition
 
 
-class FunctionName(BaseModel):
+class FunctionName(Part):
     """Which function."""
-
-    model_config = ConfigDict(strict=True)
 
     name: Text
 
 
-class ToolChoice(BaseModel):
+class ToolChoice(Part):
     """Whether the model calls: none, auto and required are words in a request, function names one."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Annotated[str, AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind))]
     function: FunctionName | None = None
@@ -67,19 +59,15 @@ def _to_choice(value: object) -> object:
 ToolChoiceField = Annotated[ToolChoice, BeforeValidator(_to_choice)]
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(Part):
     """Name and arguments of a call that was made; the arguments are JSON as the model wrote it."""
-
-    model_config = ConfigDict(strict=True)
 
     name: Text
     arguments: Text
 
 
-class MadeCall(BaseModel):
+class MadeCall(Part):
     """A call in an earlier answer."""
-
-    model_config = ConfigDict(strict=True)
 
     id: Text
     type: _FunctionType = "function"

@@ -11,7 +11,7 @@ from services.gateway.openai.fields import RequestBody
 from services.gateway.sse import EventStream
 
 _HEADER: Final = "x-ignored-params"
-_SAFE_NAME: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_SAFE_NAME: Final = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 _MOST_NAMES: Final = 16
 
 
@@ -27,7 +27,7 @@ async def streamed(chunks: AsyncGenerator[Mapping[str, object], None], body: Req
 
 
 def _named(response: Response, body: RequestBody) -> Response:
-    ignored = [name for name in body.model_extra or () if _SAFE_NAME.fullmatch(name)]
+    ignored = [name for name in body.ignored() if _SAFE_NAME.fullmatch(name)]
     if ignored:
         response.headers[_HEADER] = ", ".join(ignored[:_MOST_NAMES])
     return response

@@ -17,7 +17,6 @@ class ScoreRequest(RequestBody):
     text_2: Texts
     max_tokens_per_doc: int | None = Field(default=None, ge=1, le=UINT32_MAX)
     truncate_prompt_tokens: Annotated[object, renamed("max_tokens_per_doc")] = None
-    user: object = None
 
 
 class ScoreBody(TypedDict):

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from services.gateway import boundary
+from services.gateway.call import Call, begin_call
 from tests.contract.gateway.conftest import Mesh
 from zhinao.chat.v1.chat_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
 
@@ -250,7 +252,7 @@ async def test_an_unknown_route_and_a_wrong_method_are_told_in_the_same_shape(me
 async def test_harmless_values_and_nulls_pass(mesh: Mesh) -> None:
     body = chat(
         n=1, presence_penalty=0, frequency_penalty=0.0, repetition_penalty=1, logit_bias={}, tools=[], store=False,
-        tool_choice="none", response_format={"type": "text"}, user="me", metadata={"a": "b"}, service_tier="auto",
+        tool_choice="none", response_format={"type": "text"}, prediction=None, modalities=["text"],
         parallel_tool_calls=True, model=None, stream=None, stream_options=None, max_tokens=7, max_new_tokens=7,
         max_completion_tokens=None, stop=None, temperature=None, top_p=None, top_k=None, do_sample=None, seed=None,
         logprobs=False, top_logprobs=None, truncate_prompt=True,
@@ -270,6 +272,59 @@ async def test_unknown_fields_are_accepted_and_listed(mesh: Mesh) -> None:
 
     assert answer.status_code == 200
     assert answer.headers["x-ignored-params"] == "mirostat, backend"
+
+
+HOSTED = {
+    "user": "me",
+    "metadata": {"a": "b"},
+    "service_tier": "auto",
+    "prompt_cache_key": "k",
+    "safety_identifier": "s",
+}
+PARTS = [
+    ({"messages": [{**USER, "name": "me", "refusal": None}]}, "messages[0].name"),
+    ({"messages": [{**USER, "content": [{"type": "text", "text": "a", "cache_control": {}}]}]}, None),
+    ({"stream": True, "stream_options": {"include_obfuscation": False}}, "stream_options.include_obfuscation"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "more": 1}}}, None),
+]
+
+
+@pytest.mark.parametrize(("fields", "name"), [*(({name: value}, name) for name, value in HOSTED.items()), *PARTS])
+async def test_fields_without_effect_are_listed_or_refused_if_strict(
+    mesh: Mesh, fields: dict[str, object], name: str | None
+) -> None:
+    answer = await mesh.http.post(CHAT, json=chat(**fields))
+    refusal = await mesh.http.post(CHAT, json=chat(**fields, strict=True))
+
+    listed = answer.headers["x-ignored-params"]
+    assert (answer.status_code, name or listed) == (200, listed)
+    check(refusal, 400, listed, "unsupported_parameter")
+    assert len(mesh.triton.received) == 1
+
+
+async def test_a_strict_key_refuses_whatever_the_body_says(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundary, "begin_call", strict_call)
+
+    check(await mesh.http.post(CHAT, json=chat(user="me", strict=False)), 400, "user", "unsupported_parameter")
+    assert (await mesh.http.post(CHAT, json=chat())).status_code == 200
+
+
+def strict_call(*arguments: str | None) -> Call:
+    call = begin_call(*arguments)
+    call.strict = True
+    return call
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"store": True}, {"audio": {}}, {"modalities": ["text", "audio"]}, {"web_search_options": {}},
+        {"chat_template_kwargs": {"enable_thinking": False}}, {"continue_final_message": True}, {"documents": ["a"]},
+        {"use_beam_search": True}, {"include_stop_str_in_output": True}, {"truncate_prompt_tokens": 5},
+    ],
+)  # fmt: skip
+async def test_what_would_change_the_answer_is_never_ignored(mesh: Mesh, fields: dict[str, object]) -> None:
+    check(await mesh.http.post(CHAT, json=chat(**fields)), 400, next(iter(fields)), "unsupported_parameter")
 
 
 async def test_roles_need_not_alternate_and_parts_are_joined(mesh: Mesh) -> None:
