@@ -61,6 +61,9 @@ def up(
     replicas: Annotated[
         str, typer.Option(help="Workers per model by kind, e.g. chat=1,embed=0,rerank=0; 0 leaves a kind out.")
     ] = "chat=1,embed=1,rerank=1",
+    gateway: Annotated[
+        int, typer.Option(min=1, max=8, help="Gateway processes; with two, restarts interrupt nobody.")
+    ] = 1,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the mesh is ready; it goes on running.")
     ] = False,
@@ -77,6 +80,7 @@ def up(
         dtypes={"chat": chat_dtype, "embed": embed_dtype, "rerank": rerank_dtype},
         max_model_len=max_model_len,
         replicas=replicas,
+        num_gateways=gateway,
     )
     with shown_failures():
         run(words, _folder(state), detach)
@@ -91,6 +95,17 @@ def down(state: StateOption = None) -> None:
         folder = _folder(state)
         with folder.lock():
             bring_down(folder, typer.echo)
+
+
+@app.command()
+def restart(state: StateOption = None) -> None:
+    """Restart the gateways of a running mesh one after the other; with two or more, no request fails."""
+    from mesh.restart import restart_gateways
+
+    with shown_failures():
+        folder = _folder(state)
+        with folder.lock():
+            restart_gateways(folder, typer.echo)
 
 
 @app.command()

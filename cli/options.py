@@ -32,6 +32,7 @@ class UpWords:
     dtypes: Mapping[ModelKind, str]
     max_model_len: int | None
     replicas: str
+    num_gateways: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def to_options(words: UpWords, models: Sequence[Model]) -> Options:
         host = str(ipaddress.ip_address("127.0.0.1" if words.host == "localhost" else words.host))
     except ValueError:
         raise UsageFailure(f"--host {words.host!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
-    return Options(host, words.port, tuple(models), dict(words.dtypes), words.max_model_len)
+    return Options(host, words.port, tuple(models), dict(words.dtypes), words.max_model_len, words.num_gateways)
 
 
 def check_checkpoint(folder: Path, model_id: str) -> None:

@@ -10,11 +10,12 @@ from mesh.failure import MeshFailure
 from mesh.layout import Layout, num_ports, worker_ports_of
 from mesh.plan import Options, Plan, load_plan, save_plan
 from mesh.ports import check_edge, choose_block
-from mesh.probe import Health, first_answer, probe
+from mesh.probe import Health, first_answer, get_ready, probe
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor, write_config
 
 POLL_S: Final = 0.2
+EDGE_TIMEOUT_S: Final = 30.0
 LOG_TAIL_LINES: Final = 30
 LOAD_TIMEOUT_S: Final = 1800.0  # no one waits longer for a model to load
 ENDED: Final = {"BACKOFF", "EXITED", "FATAL"}
@@ -66,7 +67,17 @@ def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], N
             log = state.logs / f"{name}.log"
             raise MeshFailure(_report(f"{name} was not ready after {LOAD_TIMEOUT_S:.0f} s", log))
         time.sleep(POLL_S)
+    _wait_for_edge(plan)
     return {model.id: first_answer(plan.edge, model) for model in plan.options.models}
+
+
+def _wait_for_edge(plan: Plan) -> None:
+    """Return when Envoy, which asks several gateways whether they serve, has seen one that does."""
+    deadline_s = time.monotonic() + EDGE_TIMEOUT_S
+    while plan.options.num_gateways > 1 and get_ready(plan.edge.removeprefix("http://")) is not Health.READY:
+        if time.monotonic() > deadline_s:
+            raise MeshFailure(f"{plan.edge} was not ready {EDGE_TIMEOUT_S:.0f} s after its parts")
+        time.sleep(POLL_S)
 
 
 def _report(headline: str, log: Path) -> str:

@@ -12,14 +12,16 @@ from mesh.failure import MeshFailure
 from mesh.plan import Model, Options, Part, Plan
 from mesh.state import StateFolder
 
-FIXED_PORTS: Final = 4  # Envoy's internal listener and admin, the gateway's HTTP and gRPC
+FIXED_PORTS: Final = 2  # Envoy's internal listener and admin
+PORTS_PER_GATEWAY: Final = 2  # HTTP and gRPC
+LEAVE_S: Final = 2  # several times as long as Envoy takes to see that a gateway leaves
 PORTS_PER_WORKER: Final = 3  # Triton's HTTP, gRPC and metrics
 WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
 
 def num_ports(options: Options) -> int:
     """How many ports on loopback the mesh needs beside its edge."""
-    return FIXED_PORTS + PORTS_PER_WORKER * len(options.models)
+    return FIXED_PORTS + PORTS_PER_GATEWAY * options.num_gateways + PORTS_PER_WORKER * len(options.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Layout:
     def plan(self) -> Plan:
         """All parts. Raises MeshFailure if two would have one name."""
         workers = [self._worker(index, model) for index, model in enumerate(self.options.models)]
-        parts = (*workers, self._gateway(), self._envoy())
+        gateways = [self._gateway(replica) for replica in range(self.options.num_gateways)]
+        parts = (*workers, *gateways, self._envoy())
         names = [part.name for part in parts]
         for name in names:
             if names.count(name) > 1:
@@ -47,8 +50,8 @@ class Layout:
             edge_port=self.options.port,
             internal_port=self._internal_port,
             admin_port=self._admin_port,
-            gateway_http=[self._gateway_http],
-            gateway_grpc=[self._gateway_grpc],
+            gateway_http=[http for http, _ in self._gateway_ports],
+            gateway_grpc=[grpc for _, grpc in self._gateway_ports],
             models=[self.route(model) for model in self.options.models],
             endpoints_folder=self.state.endpoints,
         )
@@ -60,7 +63,8 @@ class Layout:
 
     def worker_ports(self, index: int) -> tuple[int, int, int]:
         """HTTP, gRPC and metrics port of the worker of the index-th model."""
-        first = self.first_port + FIXED_PORTS + PORTS_PER_WORKER * index
+        gateways = PORTS_PER_GATEWAY * self.options.num_gateways
+        first = self.first_port + FIXED_PORTS + gateways + PORTS_PER_WORKER * index
         return first, first + 1, first + 2
 
     @property
@@ -72,12 +76,10 @@ class Layout:
         return self.first_port + 1
 
     @property
-    def _gateway_http(self) -> int:
-        return self.first_port + 2
-
-    @property
-    def _gateway_grpc(self) -> int:
-        return self.first_port + 3
+    def _gateway_ports(self) -> list[tuple[int, int]]:
+        """HTTP and gRPC port of each gateway."""
+        first = self.first_port + FIXED_PORTS
+        return [(first + 2 * replica, first + 2 * replica + 1) for replica in range(self.options.num_gateways)]
 
     def _edge_url(self) -> str:
         host = WILDCARDS.get(self.options.host, self.options.host)
@@ -94,17 +96,20 @@ class Layout:
             metrics=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
         )
 
-    def _gateway(self) -> Part:
-        http, grpc = f"http://127.0.0.1:{self._gateway_http}", f"127.0.0.1:{self._gateway_grpc}"
+    def _gateway(self, replica: int) -> Part:
+        http_port, grpc_port = self._gateway_ports[replica]
+        http, grpc = f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
         environment = {
             "GATEWAY_HOST": "127.0.0.1",
-            "GATEWAY_HTTP_PORT": str(self._gateway_http),
-            "GATEWAY_GRPC_PORT": str(self._gateway_grpc),
+            "GATEWAY_HTTP_PORT": str(http_port),
+            "GATEWAY_GRPC_PORT": str(grpc_port),
             "GATEWAY_UPSTREAM": f"127.0.0.1:{self._internal_port}",
             "GATEWAY_MODELS": json.dumps([{"id": model.id, "kind": model.kind} for model in self.options.models]),
         }
+        if self.options.num_gateways > 1:  # while one leaves, others take its requests
+            environment["GATEWAY_LEAVE_S"] = str(LEAVE_S)
         command = ("python3", "-m", "services.gateway")
-        return Part("gateway-0", "gateway", 0, command, environment, http, grpc, f"{http}/metrics")
+        return Part(f"gateway-{replica}", "gateway", replica, command, environment, http, grpc, f"{http}/metrics")
 
     def _worker(self, index: int, model: Model) -> Part:
         http, grpc, metrics = self.worker_ports(index)

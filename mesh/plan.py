@@ -32,6 +32,7 @@ class Options:
     models: tuple[Model, ...]
     dtypes: Mapping[ModelKind, str]  # number formats of weights
     max_model_len: int | None  # of chat models, in tokens; None is the checkpoint's own limit
+    num_gateways: int = 1
 
 
 @dataclass(frozen=True, slots=True)

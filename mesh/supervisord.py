@@ -20,7 +20,7 @@ from mesh.state import MARKER, StateFolder
 WATCHDOG: Final = "watchdog"
 START_S: Final = 20  # a part that dies younger than this is retried more and more slowly
 START_RETRIES: Final = 20  # then it stays down: some minutes of trying
-STOP_S: Final = {"worker": 30, "gateway": 30, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
+STOP_S: Final = {"worker": 30, "gateway": 36, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
 PRIORITY: Final = {"worker": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
 WAIT_FOR_SOCKET_S: Final = 15.0
 NOT_RUNNING: Final = 70  # supervisor's fault code for stopping what does not run
@@ -144,6 +144,10 @@ class Supervisor:
                     raise
         while any(self.states()[name].pid is not None for name in names):
             time.sleep(0.1)
+
+    def start_again(self, name: str) -> None:
+        """Start a process that was stopped; returns before it is ready."""
+        self._call("startProcess", name, False)
 
     def shutdown(self) -> None:
         """Stop whatever still runs and supervisord itself."""

@@ -32,7 +32,7 @@ class _HttpServer(uvicorn.Server):
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT; then fail readiness, let running answers end within drain_timeout_s, and stop."""
+    """Serve until SIGTERM or SIGINT; then fail readiness, still serve for leave_s, let answers end, and stop."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -46,7 +46,9 @@ async def serve(settings: GatewaySettings) -> None:
         serving = asyncio.create_task(http.serve())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        admission.leave()
         await grpc_face.fail_health()
+        await asyncio.sleep(settings.leave_s)  # until whoever balances has noticed
         await admission.drain(settings.drain_timeout_s)
         http.should_exit = True
         await asyncio.gather(serving, grpc_face.stop(_LAST_BYTES_S))

@@ -18,6 +18,9 @@ class GatewaySettings(BaseSettings):
     models: tuple[ServedModel, ...]
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
+    leave_s: float = Field(
+        default=0.0, ge=0
+    )  # how long a shutdown still takes requests, after it has said that it leaves
     drain_timeout_s: float = Field(default=30.0, gt=0)  # how long a shutdown waits for running answers
 
     @field_validator("models")

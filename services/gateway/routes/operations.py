@@ -1,4 +1,4 @@
-"""GET /health, /ready and /metrics: what operators and probes ask."""
+"""GET /health, /ready, /serving and /metrics: what operators and probes ask."""
 
 import asyncio
 from typing import Final
@@ -31,6 +31,13 @@ async def ready(gateway: GatewayDep) -> dict[str, str]:
     except MeshError as error:
         raise MeshError(Reason.NOT_READY, public_message(error)) from error
     return {"status": "ready"}
+
+
+@router.get("/serving")
+async def serving(gateway: GatewayDep) -> dict[str, str]:
+    """This process takes requests and will go on doing so; 503 once it was told to stop. It asks no model."""
+    gateway.worker.check_staying()
+    return {"status": "serving"}
 
 
 @router.get("/metrics")

@@ -32,6 +32,7 @@ class Admission:
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._leaving = False
         self._draining = False
         self._drain_rates: defaultdict[str, DrainRate] = defaultdict(DrainRate)  # by model
 
@@ -58,12 +59,21 @@ class Admission:
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model answered; NOT_READY while draining."""
-        self._check_open()
+        self.check_staying()
         await self._worker.ping(model, timeout_s=timeout_s)
+
+    def leave(self) -> None:
+        """Fail readiness from now on, while requests are still taken."""
+        self._leaving = True
+
+    def check_staying(self) -> None:
+        """Raise NOT_READY once it is leaving."""
+        if self._leaving:
+            raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
 
     async def drain(self, timeout_s: float) -> None:
         """Let no answer begin from now on, and wait until the last one ended or the time is over."""
-        self._draining = True
+        self._leaving = self._draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:

@@ -75,6 +75,9 @@ class TritonWorker:
         _check_complete(len(response.scores), len(request.documents))
         return response
 
+    def check_staying(self) -> None:
+        """It never leaves by itself."""
+
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model's engine answered; see Worker.ping."""
         frame = pack_request(model.kind, b"", request_id="", operation=Operation.PING)

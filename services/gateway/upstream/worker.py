@@ -27,6 +27,10 @@ class Worker(Protocol):
         """One score of request.model per document, in order. Raises MeshError; cancelling frees everything it holds."""
         ...
 
+    def check_staying(self) -> None:
+        """Raise NOT_READY once the gateway is about to leave; for those who choose among gateways."""
+        ...
+
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model's engine answered; raises MeshError."""
         ...

@@ -83,3 +83,15 @@ async def test_draining_ends_after_its_bound(caplog: pytest.LogCaptureFixture) -
 
         assert "1 answers were still running" in caplog.text
         running.cancel()
+
+
+async def test_one_that_leaves_says_so_and_still_serves() -> None:
+    async with running_mesh() as mesh:
+        before = await mesh.http.get("/serving")
+        mesh.admission.leave()
+
+        told = [(await mesh.http.get(path)).status_code for path in ("/serving", "/ready", "/health")]
+
+        assert before.status_code == 200
+        assert told == [503, 503, 200]
+        assert (await mesh.http.post(CHAT, json=BODY)).status_code == 200

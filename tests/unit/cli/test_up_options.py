@@ -22,6 +22,7 @@ CHAT_ONLY = UpWords(
     dtypes={"chat": "auto", "embed": "auto", "rerank": "auto"},
     max_model_len=None,
     replicas="embed=0,rerank=0",
+    num_gateways=1,
 )
 
 

@@ -1,6 +1,7 @@
 """From options to the plan of a mesh."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,15 @@ def test_a_plan_of_another_version_says_how_to_clear_it(tmp_path: Path) -> None:
 
     with pytest.raises(MeshFailure, match=f"zhinao down --state {tmp_path}"):
         load_plan(tmp_path / "run" / "plan.json")
+
+
+def test_several_gateways_have_their_own_ports_and_linger_when_they_leave(tmp_path: Path) -> None:
+    options = replace(make_options("a"), num_gateways=2)
+    layout = Layout(options, StateFolder(tmp_path), 14_000)
+    first, second = (layout.plan().part(f"gateway-{replica}") for replica in range(2))
+
+    ports = [*layout.envoy_config().gateway_http, *layout.envoy_config().gateway_grpc, *layout.worker_ports(0)]
+    assert len(set(ports)) == len(ports) == num_ports(options) - 2
+    assert first.http != second.http and first.grpc != second.grpc
+    assert float(first.environment["GATEWAY_LEAVE_S"]) > 1
+    assert "GATEWAY_LEAVE_S" not in make_plan(make_options("a"), tmp_path).part("gateway-0").environment

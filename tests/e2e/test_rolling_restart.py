@@ -1,0 +1,70 @@
+"""Two gateways restarted one after the other under load: no client notices."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, zhinao
+from tests.fixtures.tiny_zhinao import write_tiny_zhinao
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+PATH = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0, "max_tokens": 64}
+HEADERS = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def two_gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    folder = tmp_path_factory.mktemp("rolling")
+    checkpoint = write_tiny_zhinao(folder, window=8192, endless=True)
+    port, state = free_port(), folder / "state"
+    words = ("--port", str(port), "--state", str(state), "--model", f"tiny=chat:{checkpoint}", *CHAT_ONLY)
+    try:
+        zhinao("up", "--detach", "--gateway", "2", *words)
+        yield Mesh(f"http://127.0.0.1:{port}", state, {"tiny": checkpoint})
+    finally:
+        zhinao("down", "--state", str(state))
+
+
+def test_gateways_restarted_one_after_the_other_under_load_fail_no_request(two_gateways: Mesh) -> None:
+    mesh, stop = two_gateways, threading.Event()
+
+    def pids() -> dict[str, int]:
+        return {part["name"]: part["pid"] for part in mesh.parts() if part["kind"] == "gateway"}
+
+    def ask(index: int) -> list[str]:
+        """Ask until told to stop; streams and whole answers, over kept and new connections."""
+        ends: list[str] = []
+        body = json.dumps(BODY | {"stream": index % 2 == 0, "max_tokens": 8 + 56 * (index % 3)})
+        with httpx.Client(base_url=mesh.url, timeout=60) as kept:
+            while not stop.is_set():
+                client = kept if index % 4 < 2 else httpx
+                url = PATH if client is kept else mesh.url + PATH
+                try:
+                    answer = client.post(url, content=body, headers=HEADERS)
+                except httpx.HTTPError as error:
+                    ends.append(repr(error))
+                    continue
+                is_whole = answer.status_code == 200 and (index % 2 or "data: [DONE]" in answer.text)
+                ends.append("whole" if is_whole else f"{answer.status_code}: {answer.text[-300:]}")
+        return ends
+
+    before = pids()
+    with ThreadPoolExecutor(8) as threads:
+        asking = [threads.submit(ask, index) for index in range(8)]
+        try:
+            zhinao("restart", "--state", str(mesh.state))
+        finally:
+            stop.set()
+        ends = [end for each in asking for end in each.result()]
+    after = pids()
+
+    assert [end for end in ends if end != "whole"] == []
+    assert len(ends) > 100
+    assert before.keys() == after.keys() == {"gateway-0", "gateway-1"}
+    assert all(before[name] != after[name] for name in before)
