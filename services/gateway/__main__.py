@@ -1,10 +1,11 @@
 """Entry of the gateway process: HTTP and gRPC in one loop, and a shutdown that lets answers end."""
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
 import uvicorn
@@ -17,8 +18,12 @@ from services.gateway.app import create_app
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
+from services.gateway.tenancy.store import StoreFailure
+from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.triton import TritonWorker, open_channel
+
+log = logging.getLogger(__name__)
 
 _LAST_BYTES_S: Final = 2  # after the drain, for what is still in a socket
 _KEEP_ALIVE_S: Final = 3660  # longer than Envoy keeps an idle connection (an hour): it must never reuse a closed one
@@ -37,9 +42,11 @@ async def serve(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
-    async with open_channel(settings.upstream) as channel:
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(open_channel(settings.upstream))
+        tenancy = await _open_tenancy(settings, stack)
         admission = Admission(TritonWorker(channel), metrics)
-        app = create_app(settings, admission, metrics)
+        app = create_app(settings, admission, metrics, tenancy)
         grpc_face = GrpcFace(app.state.gateway)
         http = _http_server(settings, app)
         await grpc_face.start()
@@ -52,6 +59,15 @@ async def serve(settings: GatewaySettings) -> None:
         await admission.drain(settings.drain_timeout_s)
         http.should_exit = True
         await asyncio.gather(serving, grpc_face.stop(_LAST_BYTES_S))
+
+
+async def _open_tenancy(settings: GatewaySettings, stack: AsyncExitStack) -> Tenancy | None:
+    """Closed with the stack, after the last answer: what was used is written then."""
+    if settings.database_url is None:
+        log.warning("NO KEYS: whoever reaches %s:%d is served", settings.host, settings.http_port)
+        return None
+    redis_url = None if settings.redis_url is None else settings.redis_url.get_secret_value()
+    return await stack.enter_async_context(Tenancy.open(settings.database_url.get_secret_value(), redis_url))
 
 
 def _http_server(settings: GatewaySettings, app: FastAPI) -> uvicorn.Server:
@@ -79,7 +95,10 @@ def main() -> None:
         problems = (f"GATEWAY_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
         sys.exit("\n".join(problems))
     setup_logging("gateway")
-    uvloop.run(serve(settings))
+    try:
+        uvloop.run(serve(settings))
+    except StoreFailure as error:
+        sys.exit(f"GATEWAY_DATABASE_URL: {error}")
 
 
 if __name__ == "__main__":

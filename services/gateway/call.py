@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from meshkit.errors import MeshError, Reason
+from services.gateway.tenancy.keys import Grant
 
 _SANE_ID: Final = re.compile(r"[!-~]{1,128}")
 TIMEOUT_HEADER: Final = "x-request-timeout"
@@ -22,6 +23,8 @@ class Call:
 
     tenant: tells who asks apart, without telling the key that the client sent; empty for one that sent none.
     strict: fields of a body that have no effect are refused, whatever the body says.
+    grant: the key, in a mesh that asks for keys. is_counted: whether the key\'s requests hold this one.
+    limit_headers: what is left of its limits.
     """
 
     request_id: str
@@ -31,6 +34,9 @@ class Call:
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    grant: Grant | None = None
+    is_counted: bool = False
+    limit_headers: dict[str, str] = field(default_factory=dict[str, str])
     timeout: str | None = None  # seconds that the client gives for the whole answer, as it sent them
     begun_s: float = field(default_factory=time.perf_counter)
     asked_s: float | None = None  # when a worker was first asked, and when its latest piece came; same clock
@@ -47,7 +53,12 @@ class Call:
         timing = f"total;dur={total_ms}"
         if self.asked_s is not None and self.answered_s is not None:
             timing += f", worker;dur={(self.answered_s - self.asked_s) * 1000:.1f}"
-        return {"x-request-id": self.request_id, "openai-processing-ms": total_ms, "server-timing": timing}
+        return {
+            "x-request-id": self.request_id,
+            "openai-processing-ms": total_ms,
+            "server-timing": timing,
+            **self.limit_headers,
+        }
 
     def time_left_s(self) -> float | None:
         """What is left of the time that the client gave; None if it gave none. INVALID_REQUEST if that is no time."""
@@ -62,6 +73,10 @@ class Call:
                 Reason.DEADLINE, f"the {self.timeout} s of {TIMEOUT_HEADER} were over before a worker was asked"
             )
         return left_s
+
+    def may_use(self, model: str) -> bool:
+        """Whether the caller's key allows that model; without keys everybody may."""
+        return self.grant is None or self.grant.key.limits.allow(model)
 
 
 CURRENT: Final[ContextVar[Call]] = ContextVar("call")

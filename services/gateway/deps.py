@@ -15,6 +15,7 @@ from services.gateway.catalog import Catalog
 from services.gateway.metrics import Metrics
 from services.gateway.openai.generation import GenerationFields
 from services.gateway.settings import GatewaySettings
+from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.translate.generation import to_seed
 from services.gateway.translate.head import Head
 from services.gateway.upstream.search import Search
@@ -26,7 +27,7 @@ SEED_LIMIT: Final = 2**53  # a drawn seed survives clients whose only number is 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """All that handlers share."""
+    """All that handlers share. tenancy: None in a mesh that asks for no keys."""
 
     settings: GatewaySettings
     catalog: Catalog
@@ -34,6 +35,7 @@ class Gateway:
     search: Search
     metrics: Metrics
     started_s: int  # Unix seconds
+    tenancy: Tenancy | None = None
 
     def new_head(self, prefix: str, body: GenerationFields) -> Head:
         """Draw what a new answer needs from clock and chance; MODEL_NOT_FOUND for an unknown model."""

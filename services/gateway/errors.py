@@ -67,8 +67,10 @@ def retry_after_s(error: MeshError) -> float | None:
     return error.retry_after_s
 
 
-def _retry_headers(error: MeshError) -> dict[str, str]:
-    """What OpenAI's clients go by, and all others."""
+def _headers(error: MeshError) -> dict[str, str]:
+    """What tells a client how to ask again: as whom, and whether and when."""
+    if error.reason is Reason.UNAUTHENTICATED:
+        return {"www-authenticate": "Bearer"}
     if error.reason not in _REFUSALS:
         return {}
     wait_s = retry_after_s(error)
@@ -84,7 +86,7 @@ def _retry_headers(error: MeshError) -> dict[str, str]:
 def error_response(error: MeshError, path: str) -> Response:
     """The failure as a whole HTTP answer of the route at that path."""
     body = json.dumps(_BODIES.get(path, error_body)(error))  # ASCII: a bad text that is echoed may not be valid Unicode
-    return Response(body, status_code=error.row.http, headers=_retry_headers(error), media_type="application/json")
+    return Response(body, status_code=error.row.http, headers=_headers(error), media_type="application/json")
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -1,6 +1,9 @@
 """Decides what the gateway reads from its environment; nothing else reads it."""
 
-from pydantic import Field, field_validator
+import ipaddress
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.gateway.catalog import ServedModel
@@ -22,6 +25,10 @@ class GatewaySettings(BaseSettings):
         default=0.0, ge=0
     )  # how long a shutdown still takes requests, after it has said that it leaves
     drain_timeout_s: float = Field(default=30.0, gt=0)  # how long a shutdown waits for running answers
+    database_url: SecretStr | None = None  # of keys and usage; unset asks for no keys
+    redis_url: SecretStr | None = None  # where several gateways count together
+    insecure_no_keys: bool = False
+    assumed_answer_tokens: int = Field(default=1024, gt=0)  # reserved where the client sets no max_tokens
 
     @field_validator("models")
     @classmethod
@@ -30,3 +37,19 @@ class GatewaySettings(BaseSettings):
         if len(set(ids)) != len(ids):
             raise ValueError(f"an id is there twice: {', '.join(ids)}")
         return models
+
+    @model_validator(mode="after")
+    def _is_closed_or_local(self) -> Self:
+        if self.database_url is None and not self.insecure_no_keys and not _is_loopback(self.host):
+            raise ValueError(
+                f"GATEWAY_HOST {self.host} is reachable from outside and no keys are asked for: set "
+                "GATEWAY_DATABASE_URL, or GATEWAY_INSECURE_NO_KEYS=true to serve everybody"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,15 +9,15 @@ import grpc
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import Call, begin_call
+from services.gateway.deps import Gateway
 from services.gateway.grpc_api.status import to_status
-from services.gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def answering(
-    context: grpc.aio.ServicerContext[Any, Any], metrics: Metrics, *, route: str, request_id: str
+    context: grpc.aio.ServicerContext[Any, Any], gateway: Gateway, *, route: str, request_id: str
 ) -> AsyncGenerator[Call]:
     """Around the whole of an RPC; a failure inside ends the call with the table's status."""
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
@@ -26,6 +26,8 @@ async def answering(
     )
     code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
     try:
+        if gateway.tenancy is not None:
+            await gateway.tenancy.authenticate(call, metadata.get("authorization"))
         yield call
         code = grpc.StatusCode.OK
     except MeshError as error:
@@ -36,4 +38,4 @@ async def answering(
         code = grpc.StatusCode.INTERNAL
         await context.abort_with_status(to_status(MeshError(Reason.INTERNAL, "")))
     finally:
-        metrics.record(call, method="gRPC", route=route, code=code.name)
+        gateway.metrics.record(call, method="gRPC", route=route, code=code.name)

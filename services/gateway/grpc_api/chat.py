@@ -25,7 +25,7 @@ class ChatServicer(ChatServiceServicer):
         self, request: GenerateRequest, context: grpc.aio.ServicerContext[GenerateRequest, GenerateResponse]
     ) -> AsyncGenerator[GenerateResponse, None]:
         """Stream one answer; a client that cancels, cancels it upstream."""
-        async with answering(context, self._gateway.metrics, route=_ROUTE, request_id=request.request_id) as call:
+        async with answering(context, self._gateway, route=_ROUTE, request_id=request.request_id) as call:
             request.request_id, request.tenant = call.request_id, call.tenant  # nobody chooses whose cache is used
             async with aclosing(self._pieces(request, context.time_remaining())) as pieces:
                 async for piece in pieces:

@@ -25,7 +25,7 @@ class EmbeddingServicer(EmbeddingServiceServicer):
         self, request: EmbedRequest, context: grpc.aio.ServicerContext[EmbedRequest, EmbedResponse]
     ) -> EmbedResponse:
         """Answer one vector per input, in order."""
-        async with answering(context, self._gateway.metrics, route=_EMBED, request_id=request.request_id):
+        async with answering(context, self._gateway, route=_EMBED, request_id=request.request_id):
             return await self._gateway.search.embed(request, time_remaining_s=context.time_remaining())
 
 
@@ -39,5 +39,5 @@ class RerankServicer(RerankServiceServicer):
         self, request: RerankRequest, context: grpc.aio.ServicerContext[RerankRequest, RerankResponse]
     ) -> RerankResponse:
         """Answer one score per document, in order."""
-        async with answering(context, self._gateway.metrics, route=_RERANK, request_id=request.request_id):
+        async with answering(context, self._gateway, route=_RERANK, request_id=request.request_id):
             return await self._gateway.search.rerank(request, time_remaining_s=context.time_remaining())

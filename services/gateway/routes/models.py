@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
 from services.gateway.deps import GatewayDep
 from services.gateway.openai.model_list import ModelBody, ModelList
@@ -11,8 +12,9 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(gateway: GatewayDep) -> ModelList:
-    """All served models."""
-    return {"object": "list", "data": [_to_body(model, gateway.started_s) for model in gateway.catalog.models]}
+    """All served models that the caller may use."""
+    models = [model for model in gateway.catalog.models if CURRENT.get().may_use(model.id)]
+    return {"object": "list", "data": [_to_body(model, gateway.started_s) for model in models]}
 
 
 @router.get("/v1/models/{model_id:path}")

@@ -17,6 +17,7 @@ from services.gateway.catalog import ServedModel
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
+from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.triton import TritonWorker, open_channel
 from tests.fakes.triton import FakeTriton
@@ -43,8 +44,8 @@ class Mesh:
 
 
 @asynccontextmanager
-async def running_mesh() -> AsyncIterator[Mesh]:
-    """Start both faces of a gateway in front of a fake Triton."""
+async def running_mesh(tenancy: Tenancy | None = None) -> AsyncIterator[Mesh]:
+    """Start both faces of a gateway in front of a fake Triton; with a tenancy it asks for keys."""
     metrics = Metrics()
     async with FakeTriton.running() as triton, open_channel(triton.target) as upstream:
         settings = GatewaySettings(
@@ -56,7 +57,7 @@ async def running_mesh() -> AsyncIterator[Mesh]:
             request_timeout_s=30,
         )
         admission = Admission(TritonWorker(upstream), metrics)
-        app = create_app(settings, admission, metrics)
+        app = create_app(settings, admission, metrics, tenancy)
         grpc_face = GrpcFace(app.state.gateway)
         grpc_port = await grpc_face.start()
         async with (

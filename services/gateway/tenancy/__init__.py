@@ -1,0 +1,1 @@
+"""Who may ask, how much, and what they used: API keys, limits and the usage table."""

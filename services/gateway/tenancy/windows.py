@@ -1,0 +1,55 @@
+"""Counts per minute, shared by all gateways through Redis; while Redis is away each gateway counts alone."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+WINDOW_S: Final = 60
+_ANSWER_S: Final = 0.25  # a Redis that takes longer is away
+_PAUSE_S: Final = 5.0  # between two tries
+
+
+class Windows:
+    """Counters that begin at zero each minute of the clock, which all gateways share."""
+
+    def __init__(self, redis_url: str | None, clock: Callable[[], float] = time.time) -> None:
+        self._own = MemoryStorage()
+        self._shared: Storage | None = None
+        if redis_url is not None:
+            self._shared = RedisStorage(
+                f"async+{redis_url}",
+                wrap_exceptions=True,
+                implementation="redispy",
+                key_prefix="zhinao-mesh",
+                socket_timeout=_ANSWER_S,
+                socket_connect_timeout=_ANSWER_S,
+            )
+        self._away_until_s = 0.0
+        self.clock = clock
+
+    def now(self) -> int:
+        """The present minute, as a number."""
+        return int(self.clock() // WINDOW_S)
+
+    def remaining_s(self) -> float:
+        """Until the present minute ends and its counters are forgotten."""
+        return WINDOW_S - self.clock() % WINDOW_S
+
+    async def add(self, counter: str, minute: int, amount: int) -> int:
+        """Add to a counter of that minute, or take back from it; returns what it then holds."""
+        name = f"{counter}/{minute}"
+        if self._shared is not None and self.clock() >= self._away_until_s:
+            try:
+                async with asyncio.timeout(2 * _ANSWER_S):
+                    return await self._shared.incr(name, WINDOW_S, amount)
+            except (StorageError, OSError, TimeoutError) as error:
+                self._away_until_s = self.clock() + _PAUSE_S
+                log.warning("Redis is away, limits hold for this gateway alone: %s", error)
+        return await self._own.incr(name, WINDOW_S, amount)

@@ -1,0 +1,92 @@
+"""Decides what a question to a worker may cost at most, and reads from the answer what it did cost."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from typing import Final
+
+from services.gateway.call import CURRENT
+from services.gateway.catalog import ServedModel
+from services.gateway.tenancy.meter import Meter, Receipt
+from services.gateway.upstream.worker import Worker
+from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+
+FRAME_TOKENS: Final = 64  # what a template or an instruction of the model's own adds to a text
+
+
+class MeteredWorker:
+    """A Worker in front of another: keys pay for what they ask. Without a key nothing is counted.
+
+    A token stands for at least one byte of UTF-8, and a token id is at least one byte of protobuf, so the size of a
+    prompt's message bounds its tokens; the gateway needs no tokenizer. assumed_answer_tokens: what is reserved for an
+    answer of which the client did not say how long it may get.
+    """
+
+    def __init__(self, worker: Worker, meter: Meter, *, assumed_answer_tokens: int) -> None:
+        self._worker = worker
+        self._meter = meter
+        self._assumed = assumed_answer_tokens
+
+    async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
+        """Stream the answer; see Worker.generate."""
+        async with self._reserve(request.model, _generate_bound(request, self._assumed)) as receipt:
+            bill = _Bill(receipt, prompt_bound=_prompt_bound(request))
+            async with aclosing(self._worker.generate(request, timeout_s=timeout_s)) as pieces:
+                async for piece in pieces:
+                    bill.note(piece)
+                    yield piece
+
+    async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
+        """The vectors; see Worker.embed."""
+        bound = request.ByteSize() + len(request.inputs) * (len(request.instruction.encode()) + FRAME_TOKENS)
+        async with self._reserve(request.model, bound) as receipt:
+            response = await self._worker.embed(request, timeout_s=timeout_s)
+            receipt.prompt_tokens = response.usage.prompt_tokens
+        return response
+
+    async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
+        """The scores; see Worker.rerank."""
+        bound = request.ByteSize() + len(request.documents) * (len(request.query.encode()) + 2 * FRAME_TOKENS)
+        async with self._reserve(request.model, bound) as receipt:
+            response = await self._worker.rerank(request, timeout_s=timeout_s)
+            receipt.prompt_tokens = response.usage.prompt_tokens
+        return response
+
+    async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
+        """Costs nothing; see Worker.ping."""
+        await self._worker.ping(model, timeout_s=timeout_s)
+
+    def _reserve(self, model: str, tokens: int) -> AbstractAsyncContextManager[Receipt]:
+        call = CURRENT.get()
+        if call.grant is None:
+            return nullcontext(Receipt(0))
+        return self._meter.reserve(call, call.grant, model, tokens)
+
+
+class _Bill:
+    """Adds up a stream; an answer that never ends costs what was seen of it."""
+
+    def __init__(self, receipt: Receipt, *, prompt_bound: int) -> None:
+        self._receipt = receipt
+        self._prompt_bound = prompt_bound
+        self._answers: dict[int, int] = {}  # tokens by index
+
+    def note(self, piece: GenerateResponse) -> None:
+        if not self._receipt.prompt_tokens:
+            self._receipt.prompt_tokens = self._prompt_bound  # until the worker says it
+        self._answers[piece.index] = self._answers.get(piece.index, 0) + len(piece.token_ids)
+        if piece.HasField("usage"):
+            self._answers[piece.index] = piece.usage.completion_tokens
+            if piece.index == 0:
+                self._receipt.prompt_tokens = piece.usage.prompt_tokens
+        self._receipt.completion_tokens = sum(self._answers.values())
+
+
+def _prompt_bound(request: GenerateRequest) -> int:
+    return request.ByteSize() + FRAME_TOKENS
+
+
+def _generate_bound(request: GenerateRequest, assumed_answer_tokens: int) -> int:
+    answer = request.stop.max_tokens if request.stop.HasField("max_tokens") else assumed_answer_tokens
+    return _prompt_bound(request) + answer * (request.n if request.HasField("n") else 1)
