@@ -23,7 +23,7 @@ class Call:
 
     tenant: tells who asks apart, without telling the key that the client sent; empty for one that sent none.
     strict: fields of a body that have no effect are refused, whatever the body says.
-    grant: the key, in a mesh that asks for keys. is_counted: whether the key\'s requests hold this one.
+    grant: the key, in a mesh that asks for keys. is_counted: whether the key's requests hold this one.
     limit_headers: what is left of its limits.
     """
 
