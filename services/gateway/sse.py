@@ -1,12 +1,12 @@
 """Decides how a stream of chunks leaves as server-sent events: it ends exactly once, and is never silent for long."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final, Self
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
@@ -90,4 +90,4 @@ class _Pulse:
 
 
 def _event(chunk: Mapping[str, object]) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
