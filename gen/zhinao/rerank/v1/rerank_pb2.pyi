@@ -115,7 +115,7 @@ class RerankScore(_message.Message):
     raw: _builtins.float
     """What the model said before it was mapped to 0..1: a logit, or a mean log-likelihood."""
     truncated_tokens: _builtins.int
-    """Tokens that were dropped from the document to fit."""
+    """Tokens that were dropped from the document, and from the query where it had to be cut too."""
     def __init__(
         self,
         *,
