@@ -1,6 +1,7 @@
 """The `zhinao` command line: names, options and help texts; what they do is in the module of each command."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -29,6 +30,9 @@ _DTYPE = "Number format of the {} models' weights: {}."
 ChatDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("chat", ", ".join(DTYPES["chat"])))]
 EmbedDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("embedding", ", ".join(DTYPES["embed"])))]
 RerankDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("reranking", ", ".join(DTYPES["rerank"])))]
+NoKeysOption = Annotated[
+    bool, typer.Option("--insecure-no-keys", help="Ask for no keys, even where others can reach the edge.")
+]
 
 
 def _folder(path: Path | None) -> StateFolder:
@@ -64,6 +68,7 @@ def up(
     gateway: Annotated[
         int, typer.Option(min=1, max=8, help="Gateway processes; with two, restarts interrupt nobody.")
     ] = 1,
+    insecure_no_keys: NoKeysOption = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the mesh is ready; it goes on running.")
     ] = False,
@@ -81,6 +86,7 @@ def up(
         max_model_len=max_model_len,
         replicas=replicas,
         num_gateways=gateway,
+        insecure_no_keys=insecure_no_keys,
     )
     with shown_failures():
         run(words, _folder(state), detach)
@@ -190,3 +196,66 @@ def rerank(
 
     with shown_failures():
         run(url, query, read_texts(documents or [], file, what="documents"), {"top_n": top_n, "model": model}, as_json)
+
+
+keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app.add_typer(keys_app, name="keys")
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Default: no limit.")]
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Name of the key; none is used twice.")],
+    tenant: Annotated[str | None, typer.Option(help="Whose it is; default: the key's name.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model it may use, repeatable; default: all.")] = None,
+    requests_per_minute: LimitOption = None,
+    tokens_per_minute: LimitOption = None,
+    max_concurrent: LimitOption = None,
+    tokens_per_month: LimitOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse parameters that would have no effect.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Make a key and print its secret, this once.
+
+    zhinao keys create acme --requests-per-minute 600 --tokens-per-minute 200000
+    """
+    from cli.keys import create_key
+    from services.gateway.tenancy.keys import Limits
+
+    limits = Limits(
+        tuple(model or ()), requests_per_minute, tokens_per_minute, max_concurrent, tokens_per_month, strict
+    )
+    with shown_failures():
+        create_key(_folder(state), name, tenant, limits)
+
+
+@keys_app.command("list")
+def keys_list(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Show all keys ever made, without their secrets."""
+    from cli.keys import list_keys
+
+    with shown_failures():
+        list_keys(_folder(state), as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="Name of the key.")], state: StateOption = None) -> None:
+    """End a key for good."""
+    from cli.keys import revoke_key
+
+    with shown_failures():
+        revoke_key(_folder(state), name)
+
+
+DayOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day, UTC; default: this month.")]
+
+
+@app.command()
+def usage(
+    start: DayOption = None, end: DayOption = None, state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what keys used, by day and model."""
+    from cli.keys import show_usage
+
+    with shown_failures():
+        show_usage(_folder(state), start and start.date(), end and end.date(), as_json)

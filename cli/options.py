@@ -33,6 +33,7 @@ class UpWords:
     max_model_len: int | None
     replicas: str
     num_gateways: int
+    insecure_no_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,15 @@ def read_replicas(text: str) -> dict[ModelKind, int]:
     return replicas
 
 
-def to_options(words: UpWords, models: Sequence[Model]) -> Options:
+def to_options(words: UpWords, models: Sequence[Model], database_url: str | None = None) -> Options:
     """Join the words with the found models. Raises UsageFailure."""
     try:
         host = str(ipaddress.ip_address("127.0.0.1" if words.host == "localhost" else words.host))
     except ValueError:
         raise UsageFailure(f"--host {words.host!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
-    return Options(host, words.port, tuple(models), dict(words.dtypes), words.max_model_len, words.num_gateways)
+    return Options(
+        host, words.port, tuple(models), dict(words.dtypes), words.max_model_len, words.num_gateways, database_url
+    )
 
 
 def check_checkpoint(folder: Path, model_id: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
+from cli.keys import choose_database, own_key
 from cli.options import UpWords, check_checkpoint, to_options, wanted_models
 from cli.weights import find_checkpoint
 from mesh.failure import MeshFailure
@@ -38,13 +39,16 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
         signal.signal(number, _interrupt)
     wanted = wanted_models(words)
     models = [Model(model.id, model.kind, str(find_checkpoint(model.source, model.kind))) for model in wanted]
-    options = to_options(words, models)
+    database_url = choose_database(state, words.host, insecure_no_keys=words.insecure_no_keys)
+    options = to_options(words, models, database_url)
     with state.lock():
         running = running_plan(state)
         if running is not None:
             _check_same(running.options, options, state)
             typer.echo("the mesh is up already")
-            _announce(running, {model.id: first_answer(running.edge, model) for model in models}, state)
+            with own_key(database_url) as key:
+                paths = {model.id: first_answer(running.edge, model, key=key) for model in models}
+            _announce(running, paths, state)
             return
         for model in models:
             check_checkpoint(Path(model.path), model.id)
@@ -59,9 +63,13 @@ def _start(options: Options, state: StateFolder) -> None:
     console = Console()
     try:
         plan = start(options, state)
-        with console.status("starting " + ", ".join(part.name for part in plan.parts)):
+        parts = ", ".join(part.name for part in plan.parts)
+        with console.status(f"starting {parts}"), own_key(options.database_url) as key:
             paths = wait_until_ready(
-                plan, state, lambda name: console.print(f"  {name} is ready ({time.monotonic() - began_s:.1f} s)")
+                plan,
+                state,
+                lambda name: console.print(f"  {name} is ready ({time.monotonic() - began_s:.1f} s)"),
+                key=key,
             )
     except KeyboardInterrupt:
         typer.echo("interrupted: stopping", err=True)
@@ -109,18 +117,25 @@ def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:
     typer.echo(f"  REST and gRPC  {plan.edge}")
     typer.echo(f"  models         {', '.join(paths) or '(none)'}")
     typer.echo(f"  logs           {state.logs}")
+    if plan.options.database_url is None:
+        typer.echo(
+            f"  KEYS           NONE: whoever reaches {plan.edge} is served; zhinao keys create NAME, then up again"
+        )
+    else:
+        typer.echo("  keys           needed: zhinao keys create NAME makes one")
     shown: set[str] = set()
     for model in plan.options.models:
         if model.kind not in shown:
             shown.add(model.kind)
-            typer.echo(f"\n{_example(plan.edge, model.id, paths[model.id])}")
+            typer.echo(f"\n{_example(plan, model.id, paths[model.id])}")
     typer.echo()
 
 
-def _example(edge: str, model: str, path: str) -> str:
+def _example(plan: Plan, model: str, path: str) -> str:
     """A call that can be pasted into a shell."""
     fields = f'"model": "{model}", {_EXAMPLES[path]}'
-    return f"curl -N {edge}{path} -H 'content-type: application/json' -d '{{{fields}}}'"
+    key = ' -H "authorization: Bearer $OPENAI_API_KEY"' if plan.options.database_url else ""
+    return f"curl -N {plan.edge}{path}{key} -H 'content-type: application/json' -d '{{{fields}}}'"
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -43,8 +43,11 @@ def start(options: Options, state: StateFolder) -> Plan:
     return plan
 
 
-def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], None]) -> dict[str, str]:
+def wait_until_ready(
+    plan: Plan, state: StateFolder, on_ready: Callable[[str], None], *, key: str | None = None
+) -> dict[str, str]:
     """Return when every part answers its probe and every model has really computed; on_ready is told each part's name.
+    key: of a client, where the mesh asks for one.
 
     Returns the path of the API that each model answered at. Raises MeshFailure, with the end of the part's log, as
     soon as one ends: what does not survive its own start would not survive the next one.
@@ -68,7 +71,7 @@ def wait_until_ready(plan: Plan, state: StateFolder, on_ready: Callable[[str], N
             raise MeshFailure(_report(f"{name} was not ready after {LOAD_TIMEOUT_S:.0f} s", log))
         time.sleep(POLL_S)
     _wait_for_edge(plan)
-    return {model.id: first_answer(plan.edge, model) for model in plan.options.models}
+    return {model.id: first_answer(plan.edge, model, key=key) for model in plan.options.models}
 
 
 def _wait_for_edge(plan: Plan) -> None:

@@ -108,6 +108,8 @@ class Layout:
         }
         if self.options.num_gateways > 1:  # while one leaves, others take its requests
             environment["GATEWAY_LEAVE_S"] = str(LEAVE_S)
+        if self.options.database_url is not None:
+            environment["GATEWAY_DATABASE_URL"] = self.options.database_url
         command = ("python3", "-m", "services.gateway")
         return Part(f"gateway-{replica}", "gateway", replica, command, environment, http, grpc, f"{http}/metrics")
 

@@ -33,6 +33,7 @@ class Options:
     dtypes: Mapping[ModelKind, str]  # number formats of weights
     max_model_len: int | None  # of chat models, in tokens; None is the checkpoint's own limit
     num_gateways: int = 1
+    database_url: str | None = None  # of keys; None leaves it to the environment, and without one asks for no keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,15 +112,15 @@ def probe(part: Part, plan: Plan) -> Health:
             return ping_worker(str(part.grpc), part.kind)
 
 
-def first_answer(edge: str, model: Model, timeout_s: float = FIRST_ANSWER_TIMEOUT_S) -> str:
-    """Have a model compute one real token, vector or score through the edge. edge: URL.
+def first_answer(edge: str, model: Model, timeout_s: float = FIRST_ANSWER_TIMEOUT_S, *, key: str | None = None) -> str:
+    """Have a model compute one real token, vector or score through the edge. edge: URL. key: of a client.
 
     Returns the path that works: of a chat, or of a plain completion where the model has no chat template.
     Raises MeshFailure with the mesh's own words if none does.
     """
     status, answer = 0, ""
     for path, question in _QUESTIONS[model.kind].items():
-        status, answer = _post(edge, path, {"model": model.id, **question}, timeout_s)
+        status, answer = _post(edge, path, {"model": model.id, **question}, timeout_s, key)
         if status == 200:
             return path
         if status != 400:
@@ -128,10 +128,11 @@ def first_answer(edge: str, model: Model, timeout_s: float = FIRST_ANSWER_TIMEOU
     raise MeshFailure(f"model {model.id!r} did not answer at {edge}: HTTP {status}: {answer}")
 
 
-def _post(edge: str, path: str, body: object, timeout_s: float) -> tuple[int, str]:
+def _post(edge: str, path: str, body: object, timeout_s: float, key: str | None) -> tuple[int, str]:
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
     connection = http.client.HTTPConnection(edge.removeprefix("http://"), timeout=timeout_s)
     try:
-        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        connection.request("POST", path, json.dumps(body), headers)
         response = connection.getresponse()
         return response.status, response.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:

@@ -67,6 +67,11 @@ class StateFolder:
         return self.path / "logs"
 
     @property
+    def database(self) -> Path:
+        """API keys and what they used; it stays."""
+        return self.path / "keys.sqlite3"
+
+    @property
     def key(self) -> str:
         """Short name that is this folder's own, for things that live outside it."""
         return hashlib.sha256(os.fsencode(self.path)).hexdigest()[:10]
@@ -99,15 +104,20 @@ class StateFolder:
         for folder in (self.runtime, self.socket.parent):
             shutil.rmtree(folder, ignore_errors=not folder.exists())
 
+    def claim(self) -> None:
+        """Make the folder a mesh's. Raises MeshFailure if it holds somebody else's files."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if any(self.path.iterdir()) and not (self.path / "lock").is_file():
+            raise MeshFailure(f"{self.path} holds files that are no mesh's; give --state a new or an empty folder")
+        (self.path / "lock").touch()
+
     @contextmanager
     def lock(self, *, wait: bool = False) -> Generator[None]:
         """Hold this mesh for one command. Raises MeshFailure if another one holds it, unless told to wait for that.
 
         Also refuses a folder of someone else's files: `up` and `down` remove folders called `run` and `logs` in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if any(self.path.iterdir()) and not (self.path / "lock").is_file():
-            raise MeshFailure(f"{self.path} holds files that are no mesh's; give --state a new or an empty folder")
+        self.claim()
         with (self.path / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

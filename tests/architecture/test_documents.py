@@ -126,7 +126,11 @@ def test_commands_that_documents_name_exist(document: Path) -> None:
         if not words:
             continue
         assert words[0] in group.commands, f"zhinao {' '.join(words)}"
-        known = {option for parameter in group.commands[words[0]].params for option in parameter.opts}
+        command = group.commands[words[0]]
+        if isinstance(command, TyperGroup) and len(words) > 1:
+            assert words[1] in command.commands, f"zhinao {' '.join(words)}"
+            command = command.commands[words[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
         options = {word.strip("[]").partition("=")[0] for word in words if word.strip("[]").startswith("--")}
         assert options - {"--help"} <= known, f"zhinao {' '.join(words)}"
 

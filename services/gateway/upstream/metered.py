@@ -53,6 +53,10 @@ class MeteredWorker:
             receipt.prompt_tokens = response.usage.prompt_tokens
         return response
 
+    def check_staying(self) -> None:
+        """Costs nothing; see Worker.check_staying."""
+        self._worker.check_staying()
+
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Costs nothing; see Worker.ping."""
         await self._worker.ping(model, timeout_s=timeout_s)

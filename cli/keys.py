@@ -1,0 +1,133 @@
+"""`zhinao keys` and `zhinao usage`: who may ask, how much, and what they used; and whether a mesh asks for keys."""
+
+import ipaddress
+import json
+import os
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.failures import UsageFailure
+from mesh.failure import MeshFailure
+from mesh.state import StateFolder
+from services.gateway.tenancy.keys import Limits
+from services.gateway.tenancy.store import Store, StoreFailure
+
+DATABASE_VARIABLE: Final = "GATEWAY_DATABASE_URL"
+_OWN_KEY: Final = "zhinao-up"  # what `zhinao up` asks its first questions with; revoked once they are answered
+
+
+def create_key(state: StateFolder, name: str, tenant: str | None, limits: Limits) -> None:
+    """Make a key and print its secret, this once."""
+    with _store(state) as store:
+        key, secret = store.create_key(name, tenant or name, limits)
+    typer.echo(f"key {key.name!r} of tenant {key.tenant!r}; its secret is shown this once:", err=True)
+    typer.echo(secret)
+
+
+def list_keys(state: StateFolder, as_json: bool) -> None:
+    """Print all keys, without their secrets."""
+    with _store(state) as store:
+        keys = store.list_keys()
+    if as_json:
+        for key in keys:
+            typer.echo(json.dumps(asdict(key), default=str))
+        return
+    table = Table(box=None)
+    for column in ("name", "tenant", "state", "models", "requests/min", "tokens/min", "at once", "tokens/month"):
+        table.add_column(column, no_wrap=True, overflow="fold")
+    for key in keys:
+        limits = key.limits
+        counts = (limits.requests_per_minute, limits.tokens_per_minute, limits.max_concurrent, limits.tokens_per_month)
+        shown = ("-" if count is None else str(count) for count in counts)
+        is_revoked = "revoked" if key.revoked_at else "works"
+        table.add_row(key.name, key.tenant, is_revoked, ", ".join(limits.models) or "all", *shown)
+    Console().print(table)
+
+
+def revoke_key(state: StateFolder, name: str) -> None:
+    """End a key for good."""
+    with _store(state) as store:
+        store.revoke_key(name)
+    typer.echo(f"revoked {name!r}; running gateways refuse it within 10 s")
+
+
+def show_usage(state: StateFolder, start: date | None, end: date | None, as_json: bool) -> None:
+    """Print what all keys used, by day and model; this month where no days are given."""
+    last = end or datetime.now(UTC).date()
+    with _store(state) as store:
+        uses = store.use(start or last.replace(day=1), last)
+        names = {key.id: key.name for key in store.list_keys()}
+    table = Table(box=None)
+    for column in ("day", "key", "model", "requests", "prompt tokens", "completion tokens"):
+        table.add_column(column, no_wrap=True, overflow="fold")
+    for slot, use in uses.items():
+        row = {"day": slot.day.isoformat(), "key": names[slot.key_id], "model": slot.model, **asdict(use)}
+        table.add_row(*map(str, row.values()))
+        if as_json:
+            typer.echo(json.dumps(row))
+    if not as_json:
+        Console().print(table)
+
+
+def choose_database(state: StateFolder, host: str, *, insecure_no_keys: bool) -> str | None:
+    """Where the keys of a mesh are that begins now; None if it asks for none.
+
+    Keys are asked for once there was one. Raises UsageFailure where an edge would be open to others by oversight.
+    """
+    url = os.environ.get(DATABASE_VARIABLE)
+    if insecure_no_keys:
+        if url:
+            raise UsageFailure(f"--insecure-no-keys contradicts {DATABASE_VARIABLE}; unset one of them")
+        return None
+    if url or (state.database.exists() and _has_keys(state)):
+        return url or _own_url(state)
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        raise UsageFailure(
+            f"--host {host} lets others in and there are no keys: make one with `zhinao keys create NAME`, or say "
+            "--insecure-no-keys to serve whoever comes"
+        )
+    return None
+
+
+@contextmanager
+def own_key(database_url: str | None) -> Generator[str | None]:
+    """A key for the time of a start, where the mesh asks for one."""
+    if database_url is None:
+        yield None
+        return
+    with _failures(), closing(Store.open(database_url)) as store, store.lent_key(_OWN_KEY) as secret:
+        yield secret
+
+
+def _has_keys(state: StateFolder) -> bool:
+    with _store(state) as store:
+        return bool(store.list_keys())
+
+
+def _own_url(state: StateFolder) -> str:
+    return f"sqlite:///{state.database}"
+
+
+@contextmanager
+def _store(state: StateFolder) -> Generator[Store]:
+    url = os.environ.get(DATABASE_VARIABLE)
+    with _failures():
+        if not url:
+            state.claim()
+        with closing(Store.open(url or _own_url(state))) as store:
+            yield store
+
+
+@contextmanager
+def _failures() -> Generator[None]:
+    try:
+        yield
+    except StoreFailure as error:
+        raise MeshFailure(str(error)) from None
