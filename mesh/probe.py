@@ -17,7 +17,7 @@ from mesh.failure import MeshFailure
 from mesh.plan import Model, ModelKind, Part, Plan
 from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, Operation
 
-PING_TIMEOUT_S: Final = 5.0
+PING_TIMEOUT_S: Final = 2.0  # a loop that is stuck shows as soon; one whose steps take longer takes no new work well
 FIRST_ANSWER_TIMEOUT_S: Final = 600.0  # a big model on a CPU
 CHANNEL_OPTIONS: Final = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 

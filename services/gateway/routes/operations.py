@@ -13,7 +13,7 @@ from services.gateway.errors import public_message
 
 router = APIRouter()
 
-_PING_TIMEOUT_S: Final = 5.0  # an engine answers between two steps, and a step may be a long prefill
+_PING_TIMEOUT_S: Final = 2.0  # an engine answers between two steps; one that is stuck shows as soon
 
 
 @router.get("/health")

@@ -1,14 +1,17 @@
-"""Two gateways restarted one after the other under load: no client notices."""
+"""What operators do to a mesh and what happens to it: gateways restarted under load, workers that are stuck or dead."""
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
-from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, zhinao
+from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, wait_until, zhinao
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -68,3 +71,34 @@ def test_gateways_restarted_one_after_the_other_under_load_fail_no_request(two_g
     assert len(ends) > 100
     assert before.keys() == after.keys() == {"gateway-0", "gateway-1"}
     assert all(before[name] != after[name] for name in before)
+
+
+def stub_of(mesh: Mesh) -> psutil.Process:
+    """The process in which the worker's model runs."""
+    worker = next(part["pid"] for part in mesh.parts() if part["model"] == "tiny")
+    (stub,) = [each for each in psutil.Process(worker).children(recursive=True) if "python_backend_stub" in each.name()]
+    return stub
+
+
+def is_ready(mesh: Mesh) -> bool:
+    return httpx.get(f"{mesh.url}/ready", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["stuck", "dead"])
+def test_a_stuck_or_dead_model_fails_readiness_within_two_seconds_and_comes_back(
+    two_gateways: Mesh, number: signal.Signals
+) -> None:
+    mesh = two_gateways
+    assert wait_until(lambda: is_ready(mesh), 60)
+    stub = stub_of(mesh)
+
+    stub.send_signal(number)
+    began_s = time.monotonic()
+    ready, seconds = is_ready(mesh), time.monotonic() - began_s
+    state = next(part["state"] for part in mesh.parts() if part["model"] == "tiny")
+    if number is signal.SIGSTOP:
+        stub.send_signal(signal.SIGCONT)
+
+    assert not ready and state == "not_ready"
+    assert seconds < 2.5  # two, and the way
+    assert wait_until(lambda: is_ready(mesh), 90)
