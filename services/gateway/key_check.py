@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway.call import CURRENT
 from services.gateway.tenancy.tenancy import Tenancy
 
-_OPEN: Final = frozenset({"/health", "/ready", "/metrics", "/openapi.json"})  # for probes and operators
+_OPEN: Final = frozenset({"/health", "/ready", "/serving", "/metrics", "/openapi.json"})  # for probes and operators
 
 
 class KeyCheck:
