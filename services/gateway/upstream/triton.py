@@ -137,6 +137,8 @@ async def _read(
     except asyncio.CancelledError:
         call.cancel()
         await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.exception()  # nobody's business any more; never asked for, it would be logged
         raise
     return message if isinstance(message, ModelStreamInferResponse) else None
 
