@@ -14,11 +14,13 @@ MODEL_HEADER: Final = "x-mesh-model"  # gRPC metadata by which Envoy picks the w
 
 
 class Operation(StrEnum):
-    """What a call asks of a worker: the work of its kind, or a sign of life."""
+    """What a call asks of a worker: the work of its kind, what its tokenizer knows, or a sign of life."""
 
     GENERATE = "generate"
     EMBED = "embed"
     RERANK = "rerank"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
     PING = "ping"  # answered by the thread that computes, with no model forward and an empty response
 
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from meshkit.errors import MeshError, Reason
 from meshkit.telemetry import open_tracing
 from meshkit.wire import Operation
-from services.chat_worker.codec import decode_request, encode_piece
+from services.chat_worker.codec import (
+    decode_detokenize,
+    decode_request,
+    decode_tokenize,
+    encode_piece,
+    encode_text,
+    encode_tokens,
+)
 from services.chat_worker.engine.generation import Piece
 from services.chat_worker.engine.sequence import RequestId
 from services.chat_worker.metrics import EngineMetrics
@@ -79,14 +86,45 @@ class ChatAdapter:
         if call.operation == Operation.PING:
             self._worker.loop.ping(lambda: send_pong(call.sender))
             return
-        if call.operation not in (None, Operation.GENERATE):
+        if call.operation not in (None, Operation.GENERATE, Operation.TOKENIZE, Operation.DETOKENIZE):
             raise MeshError(Reason.UNKNOWN_RPC, f"operation {call.operation!r} is unknown to a chat worker")
         data = call.payload()
         if not self._places.acquire(blocking=False):
             self._metrics.reject()
             raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
+        if call.operation == Operation.TOKENIZE:
+            self._tokenising.submit(self._answer, self._tokenize, data, call.sender)
+            return
+        if call.operation == Operation.DETOKENIZE:
+            self._tokenising.submit(self._answer, self._detokenize, data, call.sender)
+            return
         trace = self._traces.begin(call.request_id, call.traceparent)
         self._tokenising.submit(self._begin, data, call.sender, trace)
+
+    def _answer(self, work: Callable[[bytes], bytes], data: bytes, sender: ResponseSender) -> None:
+        """Do what needs no engine."""
+        try:
+            sender.send(response(work(data)), flags=FINAL)
+        except MeshError as error:
+            send_error(sender, error)
+        except Exception:  # boundary: a request without an answer is a hung client
+            log.exception("a request could not be answered")
+            send_error(sender, MeshError(Reason.INTERNAL, "the request could not be answered"))
+        finally:
+            self._places.release()
+
+    def _tokenize(self, data: bytes) -> bytes:
+        prompts, (prompt, model) = self._worker.prompts, decode_tokenize(data)
+        ids = prompts.token_ids(prompt, model)
+        token_bytes = self._worker.tokenizer.token_bytes
+        return encode_tokens(
+            ids, model=self._settings.model_id, max_model_len=prompts.max_model_len, token_bytes=token_bytes
+        )
+
+    def _detokenize(self, data: bytes) -> bytes:
+        prompt, model = decode_detokenize(data)
+        text = self._worker.tokenizer.decode(self._worker.prompts.token_ids(prompt, model, param="tokens"))
+        return encode_text(text, model=self._settings.model_id)
 
     def _begin(self, data: bytes, sender: ResponseSender, trace: ChatTrace) -> None:
         """Check and tokenise a request, then hand it to the engine."""

@@ -1,7 +1,7 @@
 """Translates between the protobuf contract and the worker's own types; no other file of the worker knows protobuf."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from google.protobuf.message import DecodeError
@@ -24,6 +24,7 @@ from services.chat_worker.request import (
 from services.chat_worker.tool_calls import Found
 from zhinao.chat.v1 import chat_pb2
 from zhinao.common.v1 import common_pb2
+from zhinao.tokenize.v1 import tokenize_pb2
 
 _ROLES = {
     chat_pb2.ROLE_SYSTEM: "system",
@@ -103,11 +104,48 @@ def encode_piece(piece: Piece, found: Found, *, model: str, seed: int, token_byt
     return message.SerializeToString()
 
 
+def decode_tokenize(data: bytes) -> tuple[ChatPrompt | TextPrompt, str]:
+    """Read a serialised TokenizeRequest: what to tokenise, and for which model. Raises MeshError if it is none."""
+    try:
+        message = tokenize_pb2.TokenizeRequest.FromString(data)
+    except DecodeError as error:
+        raise MeshError(Reason.INVALID_REQUEST, "the request tensor holds no TokenizeRequest") from error
+    if message.HasField("chat"):
+        return _decode_chat(message.chat), message.model
+    return TextPrompt(message.text, with_prefix=not message.omit_special_tokens), message.model
+
+
+def encode_tokens(ids: Sequence[int], *, model: str, max_model_len: int, token_bytes: Callable[[int], bytes]) -> bytes:
+    """Write a TokenizeResponse."""
+    pieces = map(token_bytes, ids)
+    return tokenize_pb2.TokenizeResponse(
+        ids=ids, model=model, pieces=pieces, max_model_len=max_model_len
+    ).SerializeToString()
+
+
+def decode_detokenize(data: bytes) -> tuple[TokenPrompt, str]:
+    """Read a serialised DetokenizeRequest: the ids, and of which model. Raises MeshError if it is none."""
+    try:
+        message = tokenize_pb2.DetokenizeRequest.FromString(data)
+    except DecodeError as error:
+        raise MeshError(Reason.INVALID_REQUEST, "the request tensor holds no DetokenizeRequest") from error
+    return TokenPrompt(tuple(message.ids)), message.model
+
+
+def encode_text(text: str, *, model: str) -> bytes:
+    """Write a DetokenizeResponse."""
+    return tokenize_pb2.DetokenizeResponse(text=text, model=model).SerializeToString()
+
+
+def _decode_chat(prompt: chat_pb2.ChatPrompt) -> ChatPrompt:
+    turns = tuple(_decode_turn(i, turn) for i, turn in enumerate(prompt.messages))
+    return ChatPrompt(turns, _decode_tools(prompt))
+
+
 def _decode_prompt(message: chat_pb2.GenerateRequest) -> ChatPrompt | TextPrompt | TokenPrompt:
     match message.WhichOneof("prompt"):
         case "chat":
-            turns = tuple(_decode_turn(i, turn) for i, turn in enumerate(message.chat.messages))
-            return ChatPrompt(turns, _decode_tools(message.chat))
+            return _decode_chat(message.chat)
         case "text":
             return TextPrompt(message.text)
         case "tokens":

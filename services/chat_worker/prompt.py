@@ -6,7 +6,7 @@ from functools import partial
 
 from meshkit.errors import MeshError, Reason
 from modelkit.chat_template import ChatTemplate, TemplateError, drop_oldest_rounds
-from modelkit.conversation import CALL_END, CallForm
+from modelkit.conversation import CALL_END, CallForm, Message
 from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.engine.sequence import Priority, Sampling, Stop
@@ -54,20 +54,19 @@ class PromptBuilder:
         self._template = template
         self._defaults = defaults
         self._model_id = model_id
-        self._max_model_len = max_model_len
+        self.max_model_len = max_model_len
         self._speculate = speculate
         self._compiler = GrammarCompiler(tokenizer, defaults.end_token_ids)
 
     def prepare(self, request: GenerationRequest, *, fallback_seed: int) -> Prepared:
         """Check a request and tokenise it; fallback_seed is used when it brings none. Raises MeshError."""
         if request.model not in ("", self._model_id):
-            raise MeshError(
-                Reason.MODEL_NOT_FOUND, f"this worker serves {self._model_id!r}, not {request.model!r}", param="model"
-            )
+            raise self._another(request.model)
         tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else ToolUse()
         check_tools(tools)
         stop, sampling = self._parameters(request, tools, fallback_seed)
-        token_ids, param = self._token_ids(request)
+        token_ids = self._prompt_ids(request)
+        param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
         max_tokens = self._max_tokens(request, len(token_ids), param)
         if not 1 <= request.n <= _MAX_N:
             raise _invalid(f"n is {request.n}; it must be between 1 and {_MAX_N}", "n")
@@ -95,40 +94,57 @@ class PromptBuilder:
             stop = replace(stop, texts=(*stop.texts, CALL_END))
         return stop, sampling
 
-    def _token_ids(self, request: GenerationRequest) -> tuple[list[int], str]:
-        """The prompt's ids, and the name of the field it came in."""
-        match request.prompt:
-            case ChatPrompt():
-                return self._chat_ids(request.prompt, request), "messages"
-            case TextPrompt(text):
-                return [*self._tokenizer.prefix_ids, *self._tokenizer.encode(text)], "prompt"
+    def token_ids(
+        self, prompt: ChatPrompt | TextPrompt | TokenPrompt, model: str = "", *, param: str = "prompt"
+    ) -> list[int]:
+        """The ids of a prompt, however long it is. param: the field that holds ids. Raises MeshError."""
+        if model not in ("", self._model_id):
+            raise MeshError(
+                Reason.MODEL_NOT_FOUND, f"this worker serves {self._model_id!r}, not {model!r}", param="model"
+            )
+        match prompt:
+            case ChatPrompt(messages, tools):
+                check_tools(tools)
+                return self._chat_ids(messages, tools)
+            case TextPrompt(text, with_prefix):
+                prefix_ids = self._tokenizer.prefix_ids if with_prefix else ()
+                return [*prefix_ids, *self._tokenizer.encode(text)]
             case TokenPrompt(ids):
                 for token_id in ids:
                     if token_id >= self._tokenizer.vocab_size:
                         size = self._tokenizer.vocab_size
-                        raise _invalid(f"token id {token_id} is outside the vocabulary of {size} ids", "prompt")
-                return list(ids), "prompt"
+                        raise _invalid(f"token id {token_id} is outside the vocabulary of {size} ids", param)
+                return list(ids)
 
-    def _chat_ids(self, prompt: ChatPrompt, request: GenerationRequest) -> list[int]:
+    def _prompt_ids(self, request: GenerationRequest) -> list[int]:
+        prompt = request.prompt
+        if request.truncate_prompt and isinstance(prompt, ChatPrompt):
+            return self._chat_ids(prompt.messages, prompt.tools, room=self.max_model_len - (request.max_tokens or 1))
+        return self.token_ids(prompt)
+
+    def _chat_ids(self, messages: tuple[Message, ...], tools: ToolUse, room: int | None = None) -> list[int]:
+        """room: the tokens that the conversation may take; its oldest rounds are dropped until it fits."""
         if self._template is None:
             raise MeshError(
                 Reason.NOT_SUPPORTED,
                 f"model {self._model_id!r} has no chat template; send its prompt to /v1/completions",
                 param="messages",
             )
-        messages, tools = prompt.messages, prompt.tools.offered
         if not messages:
             raise _invalid("messages is empty; at least one message is needed", "messages")
         try:
-            if request.truncate_prompt:
-                room = self._max_model_len - (request.max_tokens or 1)
-                messages = tuple(drop_oldest_rounds(messages, self._template, room, tools))
-            return self._template.encode(messages, tools)
+            if room is not None:
+                messages = tuple(drop_oldest_rounds(messages, self._template, room, tools.offered))
+            return self._template.encode(messages, tools.offered)
         except TemplateError as error:
             raise _invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
 
+    def _another(self, model: str) -> MeshError:
+        message = f"this worker serves {self._model_id!r}, not {model!r}"
+        return MeshError(Reason.MODEL_NOT_FOUND, message, param="model")
+
     def _max_tokens(self, request: GenerationRequest, prompt_len: int, param: str) -> int:
-        window = self._max_model_len
+        window = self.max_model_len
         if prompt_len == 0:
             raise _invalid(f"{param} holds no tokens; at least one is needed", param)
         if prompt_len >= window:

@@ -65,9 +65,10 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """Raw text, with no template."""
+    """Raw text, with no template. with_prefix: behind what the model puts before a raw text."""
 
     text: str
+    with_prefix: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from zhinao.chat.v1.chat_pb2 import FINISH_REASON_STOP, GenerateRequest, Generat
 from zhinao.common.v1.common_pb2 import Usage
 from zhinao.embedding.v1.embedding_pb2 import Embedding, EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse, RerankScore
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Compute:
     answer: "Callable[[Request], Response]"
 
 
-Request = GenerateRequest | EmbedRequest | RerankRequest
-Response = GenerateResponse | EmbedResponse | RerankResponse
+Request = GenerateRequest | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
+Response = GenerateResponse | EmbedResponse | RerankResponse | TokenizeResponse | DetokenizeResponse
 AnyRequest = TypeVar("AnyRequest", GenerateRequest, EmbedRequest, RerankRequest)
 Step = Response | ErrorText | Status | Hold | Vanish | Compute
 
@@ -189,7 +190,9 @@ class FakeTriton(GRPCInferenceServiceServicer):
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
         for step in script:
             match step:
-                case GenerateResponse() | EmbedResponse() | RerankResponse():
+                case (
+                    GenerateResponse() | EmbedResponse() | RerankResponse() | TokenizeResponse() | DetokenizeResponse()
+                ):
                     yield _frame(step.SerializeToString())
                 case Compute():
                     yield _frame(step.answer(request).SerializeToString())
@@ -207,6 +210,7 @@ class FakeTriton(GRPCInferenceServiceServicer):
 
 
 _KINDS: Final = {"chat": GenerateRequest, "embed": EmbedRequest, "rerank": RerankRequest}
+_TOKENISER: Final = {Operation.TOKENIZE: TokenizeRequest, Operation.DETOKENIZE: DetokenizeRequest}
 
 
 def _read(
@@ -217,10 +221,12 @@ def _read(
     assert request.parameters["triton_enable_empty_final_response"].bool_param
     (content,) = request.raw_input_contents
     assert int.from_bytes(content[:4], "little") == len(content) - 4
+    operation = request.parameters[OPERATION_PARAMETER].string_param
+    kind = _TOKENISER.get(Operation(operation), _KINDS[request.model_name])
     return Received(
         triton_model=request.model_name,
-        operation=request.parameters[OPERATION_PARAMETER].string_param,
-        request=_KINDS[request.model_name].FromString(content[4:]),
+        operation=operation,
+        request=kind.FromString(content[4:]),
         metadata={key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)},
     )
 

@@ -9,16 +9,19 @@ from grpc_reflection.v1alpha import reflection
 from services.gateway.deps import Gateway
 from services.gateway.grpc_api.chat import ChatServicer
 from services.gateway.grpc_api.search import EmbeddingServicer, RerankServicer
+from services.gateway.grpc_api.tokenize import TokenizeServicer
 from zhinao.chat.v1 import chat_pb2
 from zhinao.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 from zhinao.embedding.v1 import embedding_pb2
 from zhinao.embedding.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
 from zhinao.rerank.v1 import rerank_pb2
 from zhinao.rerank.v1.rerank_pb2_grpc import add_RerankServiceServicer_to_server
+from zhinao.tokenize.v1 import tokenize_pb2
+from zhinao.tokenize.v1.tokenize_pb2_grpc import add_TokenizeServiceServicer_to_server
 
 _SERVICES: Final = tuple(
     service.full_name
-    for file in (chat_pb2, embedding_pb2, rerank_pb2)
+    for file in (chat_pb2, embedding_pb2, rerank_pb2, tokenize_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _OPTIONS: Final = (
@@ -39,6 +42,7 @@ class GrpcFace:
         add_ChatServiceServicer_to_server(ChatServicer(gateway), self._server)
         add_EmbeddingServiceServicer_to_server(EmbeddingServicer(gateway), self._server)
         add_RerankServiceServicer_to_server(RerankServicer(gateway), self._server)
+        add_TokenizeServiceServicer_to_server(TokenizeServicer(gateway), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

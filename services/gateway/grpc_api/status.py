@@ -6,7 +6,7 @@ import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -17,13 +17,16 @@ _DOMAIN: Final = "zhinao.mesh"
 
 
 def to_status(error: MeshError) -> grpc.Status:
-    """The failure as a rich status: ErrorInfo, and RetryInfo where a client should try again."""
+    """The failure as a rich status: ErrorInfo, RetryInfo if it may be tried again, BadRequest if a field is wrong."""
     info = ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={"param": error.param} if error.param else {})
     details = [_packed(info)]
     if (wait_s := retry_after_s(error)) is not None:
         delay = Duration()
         delay.FromMilliseconds(round(wait_s * 1000))
         details.append(_packed(RetryInfo(retry_delay=delay)))
+    if error.param and error.row.grpc is grpc.StatusCode.INVALID_ARGUMENT:
+        violation = BadRequest.FieldViolation(field=error.param, description=error.message)
+        details.append(_packed(BadRequest(field_violations=[violation])))
     code: int = error.row.grpc.value[0]
     return rpc_status.to_status(Status(code=code, message=public_message(error), details=details))
 

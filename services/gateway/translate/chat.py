@@ -16,6 +16,7 @@ from services.gateway.openai.chat import (
     TopLogprob,
 )
 from services.gateway.openai.messages import Message
+from services.gateway.openai.tools import ToolDefinition
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
 from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
@@ -35,14 +36,18 @@ _ROLES: Final = {
 def to_chat_request(body: ChatCompletionRequest, head: Head) -> GenerateRequest:
     """OpenAI's request as ours; MeshError where two fields contradict each other."""
     request = to_generate_request(body, head, top_logprobs=_top_logprobs(body))
-    prompt = ChatPrompt(
-        messages=[_to_message(message) for message in body.messages],
-        tools=to_tools(body.tools or ()),
-        tool_choice=to_tool_choice(body.tool_choice),
-        parallel_tool_calls=body.parallel_tool_calls,
-    )
+    prompt = to_chat_prompt(body.messages, body.tools or ())
+    if (choice := to_tool_choice(body.tool_choice)) is not None:
+        prompt.tool_choice.CopyFrom(choice)
+    if body.parallel_tool_calls is not None:
+        prompt.parallel_tool_calls = body.parallel_tool_calls
     request.chat.CopyFrom(prompt)
     return request
+
+
+def to_chat_prompt(messages: Sequence[Message], tools: Sequence[ToolDefinition]) -> ChatPrompt:
+    """A conversation and the functions that the model is told of."""
+    return ChatPrompt(messages=[_to_message(message) for message in messages], tools=to_tools(tools))
 
 
 def to_chat_completion(answers: Sequence[GenerateResponse], body: ChatCompletionRequest, head: Head) -> ChatCompletion:

@@ -16,6 +16,7 @@ from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,16 @@ class Admission:
             response = await self._worker.rerank(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
+
+    async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
+        """The ids; NOT_READY while draining."""
+        with self._running(request.model):
+            return await self._worker.tokenize(request, timeout_s=_limit_s(timeout_s))
+
+    async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
+        """The text; NOT_READY while draining."""
+        with self._running(request.model):
+            return await self._worker.detokenize(request, timeout_s=_limit_s(timeout_s))
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model answered; NOT_READY while draining."""

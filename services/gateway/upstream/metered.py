@@ -11,6 +11,7 @@ from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 FRAME_TOKENS: Final = 64  # what a template or an instruction of the model's own adds to a text
 
@@ -56,6 +57,16 @@ class MeteredWorker:
     def check_staying(self) -> None:
         """Costs nothing; see Worker.check_staying."""
         self._worker.check_staying()
+
+    async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
+        """The ids; a request like others, which costs no tokens."""
+        async with self._reserve(request.model, 0):
+            return await self._worker.tokenize(request, timeout_s=timeout_s)
+
+    async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
+        """The text; a request like others, which costs no tokens."""
+        async with self._reserve(request.model, 0):
+            return await self._worker.detokenize(request, timeout_s=timeout_s)
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Costs nothing; see Worker.ping."""

@@ -1,4 +1,4 @@
-"""Decides which model a search request goes to and how long it may take; both faces of the gateway ask here."""
+"""Decides which model a request for one answer goes to and how long it may take; both faces of the gateway ask here."""
 
 import asyncio
 import time
@@ -10,12 +10,13 @@ from services.gateway.catalog import Catalog, Kind
 from services.gateway.upstream.worker import Worker
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 _MOST_AT_ONCE: Final = 32  # of one client's requests: a worker that refuses one for want of room fails them all
 
 
 class Search:
-    """Embedding and scoring for any number of served models. timeout_s: the longest a request may take."""
+    """Embedding, scoring and tokenising for any number of served models. timeout_s: the longest a request may take."""
 
     def __init__(self, catalog: Catalog, worker: Worker, *, timeout_s: float) -> None:
         self._catalog = catalog
@@ -48,7 +49,19 @@ class Search:
             for task in tasks:
                 task.cancel()
 
-    def _address(self, request: EmbedRequest | RerankRequest, kind: Kind) -> None:
+    async def tokenize(self, request: TokenizeRequest, *, time_remaining_s: float | None = None) -> TokenizeResponse:
+        """The ids that a chat model makes of a text or a conversation. Raises MeshError."""
+        self._address(request, "chat")
+        return await self._worker.tokenize(request, timeout_s=self._limit_s(time_remaining_s))
+
+    async def detokenize(
+        self, request: DetokenizeRequest, *, time_remaining_s: float | None = None
+    ) -> DetokenizeResponse:
+        """The text that ids are to a chat model. Raises MeshError."""
+        self._address(request, "chat")
+        return await self._worker.detokenize(request, timeout_s=self._limit_s(time_remaining_s))
+
+    def _address(self, request: EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest, kind: Kind) -> None:
         request.model = self._catalog.find_kind(kind, request.model).id
         request.request_id = CURRENT.get().request_id
 

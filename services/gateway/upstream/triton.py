@@ -17,6 +17,7 @@ from services.gateway.upstream.frames import is_final, pack_request, unpack_resp
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 _CHANNEL_OPTIONS: Final = (
@@ -27,6 +28,9 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),  # Envoy may start after the gateway; the default is two minutes
 )
+
+
+UnaryRequest = EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
 
 def open_channel(target: str) -> grpc.aio.Channel:
@@ -78,6 +82,14 @@ class TritonWorker:
     def check_staying(self) -> None:
         """It never leaves by itself."""
 
+    async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
+        """Tokenise; see Worker.tokenize."""
+        return TokenizeResponse.FromString(await self._ask("chat", Operation.TOKENIZE, request, timeout_s))
+
+    async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
+        """Detokenise; see Worker.detokenize."""
+        return DetokenizeResponse.FromString(await self._ask("chat", Operation.DETOKENIZE, request, timeout_s))
+
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model's engine answered; see Worker.ping."""
         frame = pack_request(model.kind, b"", request_id="", operation=Operation.PING)
@@ -85,9 +97,7 @@ class TritonWorker:
             async for _ in payloads:
                 pass
 
-    async def _ask(
-        self, triton_model: str, operation: Operation, request: EmbedRequest | RerankRequest, timeout_s: float
-    ) -> bytes:
+    async def _ask(self, triton_model: str, operation: Operation, request: UnaryRequest, timeout_s: float) -> bytes:
         """The only payload of the answer."""
         # Over the stream as well: a refusal is then a frame, not a status, and Envoy would ask again after a status.
         frame = pack_request(

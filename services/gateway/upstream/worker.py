@@ -7,6 +7,7 @@ from services.gateway.catalog import ServedModel
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 
 class Worker(Protocol):
@@ -29,6 +30,14 @@ class Worker(Protocol):
 
     def check_staying(self) -> None:
         """Raise NOT_READY once the gateway is about to leave; for those who choose among gateways."""
+        ...
+
+    async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
+        """The ids that request.model makes of a text or a conversation. Raises MeshError."""
+        ...
+
+    async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
+        """The text that ids are to request.model. Raises MeshError."""
         ...
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:

@@ -6,7 +6,7 @@ from typing import cast
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -26,6 +26,7 @@ SERVICES = (
     "zhinao.chat.v1.ChatService",
     "zhinao.embedding.v1.EmbeddingService",
     "zhinao.rerank.v1.RerankService",
+    "zhinao.tokenize.v1.TokenizeService",
 )
 
 
@@ -102,6 +103,17 @@ async def test_a_failure_has_the_tables_code_and_an_error_info(mesh: Mesh, reaso
     assert (info.reason, info.domain, dict(info.metadata)) == (reason, "zhinao.mesh", {"param": "stop"})
 
 
+async def test_a_field_at_fault_is_a_field_violation(mesh: Mesh) -> None:
+    mesh.triton.script = [ErrorText(encode_error(MeshError(Reason.INVALID_REQUEST, "limit 5, got 6", param="stop")))]
+
+    error, _ = await failure(mesh, question())
+
+    status = Status.FromString(cast("bytes", dict(error.trailing_metadata())["grpc-status-details-bin"]))
+    bad = BadRequest()
+    assert status.details[-1].Unpack(bad)
+    assert [(each.field, each.description) for each in bad.field_violations] == [("stop", "limit 5, got 6")]
+
+
 async def test_an_unknown_model_is_not_found(mesh: Mesh) -> None:
     error, info = await failure(mesh, question(model="gpt-9"))
 
@@ -169,8 +181,8 @@ async def test_health_serves_per_service_until_draining() -> None:
         await mesh.grpc_face.fail_health()
         after = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", *SERVICES)]
 
-        assert before == [HealthCheckResponse.SERVING] * 4
-        assert after == [HealthCheckResponse.NOT_SERVING] * 4
+        assert before == [HealthCheckResponse.SERVING] * 5
+        assert after == [HealthCheckResponse.NOT_SERVING] * 5
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await health.Check(HealthCheckRequest(service="no.such.Service"))
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND

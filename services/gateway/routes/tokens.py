@@ -1,0 +1,28 @@
+"""POST /tokenize and /detokenize, in vLLM's form."""
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from services.gateway.deps import GatewayDep, require_json
+from services.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
+from services.gateway.routes.answers import whole
+from services.gateway.translate.tokens import (
+    to_detokenize_answer,
+    to_detokenize_request,
+    to_tokenize_answer,
+    to_tokenize_request,
+)
+
+router = APIRouter(dependencies=[Depends(require_json)])
+
+
+@router.post("/tokenize", response_model=None)
+async def tokenize(body: TokenizeRequest, gateway: GatewayDep) -> Response:
+    """Turn a text, or a conversation as the chat model reads it, into token ids."""
+    return whole(to_tokenize_answer(await gateway.search.tokenize(to_tokenize_request(body)), body), body)
+
+
+@router.post("/detokenize", response_model=None)
+async def detokenize(body: DetokenizeRequest, gateway: GatewayDep) -> Response:
+    """Turn token ids into text."""
+    return whole(to_detokenize_answer(await gateway.search.detokenize(to_detokenize_request(body))), body)
