@@ -185,9 +185,13 @@ def _engine(url: str) -> Engine:
         if parsed.database:
             Path(parsed.database).touch(mode=0o600)
         return create_engine(parsed, connect_args={"timeout": _WAIT_S})
-    limits = {"connect_timeout": _WAIT_S, "options": f"-c statement_timeout={_WAIT_S * 1000}"}
+    settings = {
+        "connect_timeout": _WAIT_S,
+        "options": f"-c statement_timeout={_WAIT_S * 1000}",
+        "client_encoding": "utf8",  # a database made in the C locale would answer bytes
+    }
     address = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(address, connect_args=limits, pool_pre_ping=True, pool_timeout=_WAIT_S)
+    return create_engine(address, connect_args=settings, pool_pre_ping=True, pool_timeout=_WAIT_S)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ class Tenancy:
 
     def __init__(self, store: Store, windows: Windows) -> None:
         self._store = store
+        self._windows = windows
         self._ledger = Ledger(store)
         self._directory = KeyDirectory(store, on_read=self._ledger.mark)
         self.meter = Meter(windows, self._ledger)
@@ -54,6 +55,7 @@ class Tenancy:
     async def close(self) -> None:
         """Write what was used, and let go of the database."""
         await self.meter.close()
+        await self._windows.close()
         await self._ledger.flush()
         self._directory.close()
         self._store.close()

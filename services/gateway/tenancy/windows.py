@@ -8,6 +8,7 @@ from typing import Final
 
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.errors import StorageError
+from redis.asyncio import ConnectionPool
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +23,19 @@ class Windows:
     def __init__(self, redis_url: str | None, clock: Callable[[], float] = time.time) -> None:
         self._own = MemoryStorage()
         self._shared: Storage | None = None
+        self._pool: ConnectionPool | None = None
         if redis_url is not None:
+            pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType] -- its options have no types
+                redis_url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S
+            )
             self._shared = RedisStorage(
                 f"async+{redis_url}",
                 wrap_exceptions=True,
                 implementation="redispy",
                 key_prefix="zhinao-mesh",
-                socket_timeout=_ANSWER_S,
-                socket_connect_timeout=_ANSWER_S,
+                connection_pool=pool,  # pyright: ignore[reportArgumentType] -- documented, and not in its types
             )
+            self._pool = pool
         self._away_until_s = 0.0
         self.clock = clock
 
@@ -53,3 +58,8 @@ class Windows:
                 self._away_until_s = self.clock() + _PAUSE_S
                 log.warning("Redis is away, limits hold for this gateway alone: %s", error)
         return await self._own.incr(name, WINDOW_S, amount)
+
+    async def close(self) -> None:
+        """Let go of Redis."""
+        if self._pool is not None:
+            await self._pool.disconnect()
