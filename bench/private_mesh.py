@@ -1,6 +1,7 @@
 """Starts a mesh of its own for a measurement, and stops it; does not know what is measured."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -57,7 +58,11 @@ class PrivateMesh:
 
 @contextmanager
 def private_mesh(*options: str, kinds: Sequence[str] = ("chat",)) -> Iterator[PrivateMesh]:
-    """A mesh of these kinds with these options of `zhinao up`. Raises CalledProcessError if it does not start."""
+    """A mesh of these kinds with these options of `zhinao up`. Raises CalledProcessError if it does not start.
+
+    From then on SIGTERM ends this process as Ctrl-C does, so that no mesh stays behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     port = _free_port()
     replicas = ",".join(f"{kind}={int(kind in kinds)}" for kind in KINDS)
     with tempfile.TemporaryDirectory(prefix="zhinao-bench-") as name:
