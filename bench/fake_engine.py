@@ -33,14 +33,14 @@ def _events() -> list[bytes]:
     """The answer as OpenAI's events, each an HTTP chunk."""
     base = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
     num_tokens = len(payloads())
-    datas = []
+    texts = []
     for index in range(num_tokens):
         is_last = index == num_tokens - 1
         choice = {"index": 0, "delta": {"content": " word"}, "finish_reason": "stop" if is_last else None}
-        datas.append(json.dumps({**base, "choices": [choice]}))
+        texts.append(json.dumps({**base, "choices": [choice]}))
     usage = {"prompt_tokens": 9, "completion_tokens": num_tokens, "total_tokens": 9 + num_tokens}
-    datas += [json.dumps({**base, "choices": [], "usage": usage}), "[DONE]"]
-    events = [f"data: {data}\n\n".encode() for data in datas]
+    texts += [json.dumps({**base, "choices": [], "usage": usage}), "[DONE]"]
+    events = [f"data: {data}\n\n".encode() for data in texts]
     chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
     return [*chunks[: num_tokens - 1], b"".join(chunks[num_tokens - 1 :]) + b"0\r\n\r\n"]
 
