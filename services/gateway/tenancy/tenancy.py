@@ -55,7 +55,7 @@ class Tenancy:
     async def close(self) -> None:
         """Write what was used, and let go of the database."""
         await self.meter.close()
-        await self._windows.close()
         await self._ledger.flush()
+        await self._windows.close()
         self._directory.close()
         self._store.close()

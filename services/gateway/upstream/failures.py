@@ -45,7 +45,7 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str) -> MeshError:
         case _ if "RST_STREAM" in (error.details() or ""):  # how Envoy ends a stream whose worker died
             return lost(model)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return MeshError(Reason.DEADLINE, f"the model {model!r} did not finish its answer in time")
+            return out_of_time(model)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return MeshError(Reason.QUEUE_FULL, f"the model {model!r} has no room for another request")
         case code:
@@ -56,6 +56,11 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str) -> MeshError:
 def lost(model: str) -> MeshError:
     """The connection ended before the answer did."""
     return MeshError(Reason.UPSTREAM_LOST, f"the connection to the model {model!r} was lost")
+
+
+def out_of_time(model: str) -> MeshError:
+    """The time that the request had was over before the answer was."""
+    return MeshError(Reason.DEADLINE, f"the model {model!r} did not finish its answer in time")
 
 
 def _not_ready(model: str) -> MeshError:

@@ -1,6 +1,7 @@
 """Decides how a worker is called: one Triton stream per request, ended by its final frame; retries stay with Envoy."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
@@ -12,7 +13,7 @@ from meshkit.errors import MeshError, Reason
 from meshkit.wire import MODEL_HEADER, Operation
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
-from services.gateway.upstream.failures import from_status, from_text, lost
+from services.gateway.upstream.failures import from_status, from_text, lost, out_of_time
 from services.gateway.upstream.frames import is_final, pack_request, unpack_response
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
@@ -20,6 +21,8 @@ from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
+# Triton and the worker count a request's time too, and when theirs ends first the call just ends: that is no loss.
+_EARLY_S: Final = 0.02
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),  # the HTTP body limit is the one that counts
     ("grpc.max_receive_message_length", -1),
@@ -110,6 +113,17 @@ class TritonWorker:
         return answers[0]
 
     async def _call(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
+        end_s = time.monotonic() + timeout_s
+        try:
+            async with aclosing(self._payloads(frame, model, timeout_s)) as payloads:
+                async for payload in payloads:
+                    yield payload
+        except MeshError as error:
+            if error.reason is Reason.UPSTREAM_LOST and time.monotonic() >= end_s - _EARLY_S:
+                raise out_of_time(model) from error
+            raise
+
+    async def _payloads(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
         call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model))
         final = False
         try:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import re
 
+import grpc
 import pytest
 
 from meshkit.errors import MeshError, Reason
 from meshkit.wire import encode_error
+from services.gateway.upstream import triton
 from tests.contract.gateway.conftest import Mesh, metrics_hold, running_mesh
-from tests.fakes.triton import ErrorText, Hold, last, piece, vectors
+from tests.fakes.triton import ErrorText, Hold, Status, Vanish, last, piece, vectors
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -39,6 +41,20 @@ async def test_a_worker_that_takes_longer_than_the_client_gives_is_a_504_at_once
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert answer.headers["x-should-retry"] == "false"
     await asyncio.wait_for(mesh.triton.cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("end", [Vanish(), Status(grpc.StatusCode.CANCELLED), Status(grpc.StatusCode.UNAVAILABLE)])
+async def test_a_call_that_triton_ends_because_its_time_is_over_is_a_504(
+    mesh: Mesh, end: Vanish | Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.triton.script = [piece("Hel"), end]
+    in_time = await mesh.http.post(CHAT, json=BODY)
+    monkeypatch.setattr(triton, "_EARLY_S", 3600.0)  # as if the time were over now
+
+    late = await mesh.http.post(CHAT, json=BODY)
+
+    assert in_time.status_code == 502
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-1", "0", "0.0", "1e3", "inf", "nan", "9" * 50])
