@@ -75,7 +75,7 @@ def _padded(tokenizer: Any, texts: Sequence[str]) -> tuple[Any, Any]:  # noqa: A
 def _onnxruntime(folder: Path, _form: str) -> Encode:
     lib, tokenizer = import_module("onnxruntime"), tokenizer_of(folder)
     options = lib.SessionOptions()
-    options.intra_opnum_threads = num_threads()
+    options.intra_op_num_threads = num_threads()
     session = lib.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda texts: session.run(None, dict(zip(names, _padded(tokenizer, texts), strict=True)))[0]

@@ -85,13 +85,16 @@ def test_ping_passes_on_a_served_model_and_sigterm_leaves_no_shared_memory(serve
     assert triton.remove_shared_memory(PREFIX) == 0
 
 
-def test_ping_fails_when_the_stub_is_dead_and_triton_still_says_ready(server: Server) -> None:
+def test_ping_fails_when_the_stub_is_dead(server: Server) -> None:
     assert server.wait_for(Health.READY) is Health.READY
 
     stub_of(server).kill()
 
-    assert server.wait_for(Health.NOT_READY) is Health.NOT_READY
-    assert server.process.poll() is None
+    # Triton lives on and calls itself ready, or now and then aborts over it: never may it look ready to us.
+    until_s = time.monotonic() + 20
+    while (found := ping_worker(server.grpc, "chat")) is Health.READY and time.monotonic() < until_s:
+        pass
+    assert found is not Health.READY
 
 
 def test_shared_memory_of_a_killed_server_is_found_by_its_prefix(server: Server) -> None:

@@ -99,6 +99,6 @@ def test_a_stuck_or_dead_model_fails_readiness_within_two_seconds_and_comes_back
     if number is signal.SIGSTOP:
         stub.send_signal(signal.SIGCONT)
 
-    assert not ready and state == "not_ready"
+    assert not ready and state != "ready"  # a Triton that aborts over its dead stub is starting already
     assert seconds < 2.5  # two, and the way
     assert wait_until(lambda: is_ready(mesh), 90)
