@@ -55,9 +55,9 @@ class Vanish:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A step: answer with what this makes of the request."""
+    """A step: do what this makes of the request."""
 
-    answer: "Callable[[Request], Response]"
+    answer: "Callable[[Request], Step]"
 
 
 Request = GenerateRequest | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
@@ -188,14 +188,14 @@ class FakeTriton(GRPCInferenceServiceServicer):
         request: Request,
         context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]",
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
-        for step in script:
-            match step:
+        for planned in script:
+            match step := planned.answer(request) if isinstance(planned, Compute) else planned:
                 case (
                     GenerateResponse() | EmbedResponse() | RerankResponse() | TokenizeResponse() | DetokenizeResponse()
                 ):
                     yield _frame(step.SerializeToString())
                 case Compute():
-                    yield _frame(step.answer(request).SerializeToString())
+                    raise AssertionError("a step that is computed twice")
                 case Hold():
                     self.holding.set()
                     await step.release.wait()

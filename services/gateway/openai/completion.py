@@ -2,35 +2,42 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict, cast
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, check_unicode, is_token_ids, only
+from services.gateway.openai.fields import check_unicode, is_token_ids, only
 from services.gateway.openai.generation import GenerationFields
 from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.usage import UsageBody
 
+Prompt = str | list[int]
 
-def _to_prompt(value: object) -> str | list[int]:
-    """Accept a text, a list of token ids, or a list of one of these."""
-    prompt = value
+
+def _to_prompts(value: object) -> list[object]:
+    """Wrap a single text or list of token ids; it is checked here, as a client sent no list to name a place of."""
     if isinstance(value, list):
         items = cast("list[object]", value)
         if items and all(isinstance(item, str | list) for item in items):
-            if len(items) > 1:
-                raise PydanticCustomError(UNSUPPORTED, "holds {n} prompts; send one", {"n": len(items)})
-            prompt = items[0]
-    if isinstance(prompt, str):
-        return check_unicode(prompt)
-    if is_token_ids(prompt):
-        return prompt
+            return items
+        value = items
+    return [_to_prompt(value)]
+
+
+def _to_prompt(value: object) -> Prompt:
+    if isinstance(value, str):
+        return check_unicode(value)
+    if is_token_ids(value):
+        return value
     raise PydanticCustomError("prompt_type", "must be a string or a list of token ids that holds at least one")
 
 
 class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions."""
 
-    prompt: Annotated[str | list[int], PlainValidator(_to_prompt, json_schema_input_type=str | list[str] | list[int])]
+    prompt: Annotated[
+        list[Annotated[Prompt, PlainValidator(_to_prompt, json_schema_input_type=Prompt)]],
+        BeforeValidator(_to_prompts, json_schema_input_type=str | list[int] | list[str] | list[list[int]]),
+    ]
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: bool | None = None
     suffix: Annotated[str | None, only("")] = None

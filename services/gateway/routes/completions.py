@@ -7,16 +7,18 @@ from services.gateway.deps import GatewayDep, require_json
 from services.gateway.openai.completion import CompletionRequest
 from services.gateway.routes.answers import streamed, whole
 from services.gateway.translate.answer import collect
-from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_request
+from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_requests
+from services.gateway.upstream.several import generate_all
 
 router = APIRouter(dependencies=[Depends(require_json)])
 
 
 @router.post("/v1/completions", response_model=None)
 async def create_completion(body: CompletionRequest, gateway: GatewayDep) -> Response:
-    """Continue a text or token ids, in one piece or as a stream."""
+    """Continue texts or token ids, in one piece or as a stream."""
     head = gateway.new_head("cmpl", body)
-    pieces = gateway.worker.generate(to_completion_request(body, head), timeout_s=gateway.settings.request_timeout_s)
+    requests = to_completion_requests(body, head)
+    pieces = generate_all(gateway.worker, requests, timeout_s=gateway.settings.request_timeout_s)
     if body.stream:
         return await streamed(to_completion_chunks(pieces, body, head), body)
     return whole(to_completion(await collect(pieces), body, head), body)

@@ -3,22 +3,42 @@
 import codecs
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Final
 
-from services.gateway.openai.completion import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from meshkit.errors import MeshError, Reason
+from services.gateway.openai.completion import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    Prompt,
+)
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
 from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse, TokenLogprob, TokenPrompt
 
+_MOST_CHOICES: Final = 128  # of one request, all prompts together
 
-def to_completion_request(body: CompletionRequest, head: Head) -> GenerateRequest:
-    """OpenAI's request as ours; MeshError where two fields contradict each other."""
+
+def to_completion_requests(body: CompletionRequest, head: Head) -> list[GenerateRequest]:
+    """OpenAI's request as ours, one for each prompt; MeshError where two fields contradict each other."""
+    num_choices = len(body.prompt) * (body.n or 1)
+    if num_choices > _MOST_CHOICES:
+        message = (
+            f"prompt holds {len(body.prompt)} prompts, which makes {num_choices} answers; {_MOST_CHOICES} are most"
+        )
+        raise MeshError(Reason.INVALID_REQUEST, message, param="prompt")
+    return [_to_request(prompt, body, head) for prompt in body.prompt]
+
+
+def _to_request(prompt: Prompt, body: CompletionRequest, head: Head) -> GenerateRequest:
     request = to_generate_request(body, head, top_logprobs=body.logprobs)
-    if isinstance(body.prompt, str):
-        request.text = body.prompt
+    if isinstance(prompt, str):
+        request.text = prompt
     else:
-        request.tokens.CopyFrom(TokenPrompt(ids=body.prompt))
-    if body.echo and (body.logprobs is not None or not isinstance(body.prompt, str)):
+        request.tokens.CopyFrom(TokenPrompt(ids=prompt))
+    if body.echo and (body.logprobs is not None or not isinstance(prompt, str)):
         # of a prompt that came as ids only the worker knows the text
         request.prompt_logprobs = max(body.logprobs or 0, body.prompt_logprobs or 0)
     return request
@@ -29,9 +49,9 @@ def to_completion(answers: Sequence[GenerateResponse], body: CompletionRequest, 
     writer = _ChoiceWriter(body)
     choices = [writer.write(answer) for answer in answers]
     if body.prompt_logprobs is not None:
-        prompt_logprobs = to_prompt_logprobs(answers[0].prompt_logprobs, body.prompt_logprobs)
         for choice in choices:
-            choice["prompt_logprobs"] = prompt_logprobs
+            tokens = answers[choice["index"] - choice["index"] % (body.n or 1)].prompt_logprobs
+            choice["prompt_logprobs"] = to_prompt_logprobs(tokens, body.prompt_logprobs)
     return {**_event(head, choices), "usage": to_usage(answers)}
 
 
@@ -56,35 +76,31 @@ async def to_completion_chunks(
 class _ChoiceWriter:
     """Writes pieces as choices; knows of each answer how much of it is written.
 
-    A prompt that is echoed comes before the first piece of each answer; the first piece of all tells its tokens.
+    A prompt that is echoed comes before the first piece of each of its n answers; the first piece of all tells its
+    tokens.
     """
 
     def __init__(self, body: CompletionRequest) -> None:
         self._body = body
-        self._prompt: Sequence[TokenLogprob] = ()
+        self._prompts: dict[int, Sequence[TokenLogprob]] = {}
         self._offsets: dict[int, _TextOffsets] = {}
 
     def write(self, piece: GenerateResponse) -> CompletionChoice:
         """What the piece adds to its answer."""
-        self._prompt = self._prompt or piece.prompt_logprobs
+        number = piece.index // (self._body.n or 1)
+        prompt = self._prompts[number] = self._prompts.get(number) or piece.prompt_logprobs
         echoes = bool(self._body.echo) and piece.index not in self._offsets
         offsets = self._offsets.setdefault(piece.index, _TextOffsets())
-        tokens = [*self._prompt, *piece.logprobs] if echoes else piece.logprobs
+        tokens = [*prompt, *piece.logprobs] if echoes else piece.logprobs
         logprobs = None if self._body.logprobs is None else _to_logprobs(tokens, self._body.logprobs, offsets)
         if logprobs and echoes:
             logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
         return {
             "index": piece.index,
-            "text": (self._prompt_text() if echoes else "") + piece.text,
+            "text": (_prompt_text(self._body.prompt[number], prompt) if echoes else "") + piece.text,
             "logprobs": logprobs,
             "finish_reason": to_finish_reason(piece.finish_reason) if piece.finish_reason else None,
         }
-
-    def _prompt_text(self) -> str:
-        prompt = self._body.prompt
-        if isinstance(prompt, str):
-            return prompt
-        return b"".join(each.token.data for each in self._prompt).decode("utf-8", errors="replace")
 
 
 class _TextOffsets:
@@ -99,6 +115,12 @@ class _TextOffsets:
         start = self._length
         self._length += len(self._decoder.decode(data))
         return start
+
+
+def _prompt_text(prompt: Prompt, tokens: Sequence[TokenLogprob]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return b"".join(each.token.data for each in tokens).decode("utf-8", errors="replace")
 
 
 def _event(head: Head, choices: list[CompletionChoice]) -> Completion:

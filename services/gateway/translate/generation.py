@@ -80,18 +80,18 @@ def to_finish_reason(reason: FinishReason.ValueType) -> str:
 
 
 def to_usage(ends: Iterable[GenerateResponse]) -> UsageBody:
-    """OpenAI's count of tokens, from the last pieces of all answers; the prompt counts once."""
-    usages = {end.index: end.usage for end in ends}
-    prompt_tokens = usages[0].prompt_tokens
-    completion_tokens = sum(usage.completion_tokens for usage in usages.values())
+    """OpenAI's count of tokens, from the last pieces of all answers; a prompt counts with the first of its answers."""
+    usages = [end.usage for end in ends]
+    prompt_tokens = sum(usage.prompt_tokens for usage in usages)
+    completion_tokens = sum(usage.completion_tokens for usage in usages)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
         "completion_tokens_details": {
-            "accepted_prediction_tokens": sum(usage.accepted_draft_tokens for usage in usages.values()),
-            "rejected_prediction_tokens": sum(usage.rejected_draft_tokens for usage in usages.values()),
+            "accepted_prediction_tokens": sum(usage.accepted_draft_tokens for usage in usages),
+            "rejected_prediction_tokens": sum(usage.rejected_draft_tokens for usage in usages),
         },
     }
 

@@ -103,8 +103,7 @@ class Admission:
                     self._metrics.time_to_first_token.labels(model).observe(time.perf_counter() - begun_s)
                 num_tokens += len(piece.token_ids)
                 if piece.HasField("usage"):
-                    if piece.index == 0:
-                        call.prompt_tokens = piece.usage.prompt_tokens
+                    call.prompt_tokens = (call.prompt_tokens or 0) + piece.usage.prompt_tokens
                     call.completion_tokens = (call.completion_tokens or 0) + piece.usage.completion_tokens
                 call.answered_s = time.perf_counter()
                 yield piece

@@ -305,3 +305,13 @@ async def test_without_keys_there_is_no_usage_to_tell() -> None:
         answer = await mesh.http.get("/v1/usage")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
+
+
+async def test_several_prompts_are_one_request_and_each_is_paid_for(keyed: Keyed) -> None:
+    key = keyed.key(requests_per_minute=1)
+    keyed.mesh.triton.script = [last("x", prompt_tokens=2, completion_tokens=1)]
+
+    answer = await keyed.mesh.http.post("/v1/completions", json={"prompt": ["a", "b", "c"]}, headers=key)
+
+    assert answer.status_code == 200
+    assert await keyed.used(key) == (1, 6, 3)
