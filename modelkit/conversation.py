@@ -8,6 +8,8 @@ from typing import Final
 
 CALL_START: Final = "<tool_call>"
 CALL_END: Final = "</tool_call>"
+THOUGHT_START: Final = "<think>"
+THOUGHT_END: Final = "</think>"
 _INTRODUCTION: Final = (  # Hermes' words; models of many families were trained on them
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{signatures}\n</tools>\n\n"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from meshkit.errors import MeshError, Reason
 from meshkit.telemetry import open_tracing
 from meshkit.wire import Operation
+from services.chat_worker.answers import AnswerReaders
 from services.chat_worker.codec import (
     decode_detokenize,
     decode_request,
@@ -28,7 +29,6 @@ from services.chat_worker.outbox import Outbox
 from services.chat_worker.prompt import Prepared
 from services.chat_worker.settings import ChatSettings
 from services.chat_worker.spans import ChatTrace, ChatTracer
-from services.chat_worker.tool_calls import CallReaders
 from services.chat_worker.worker import ChatWorker, build_worker
 from workerkit.triton import FINAL, Call, TritonMetrics, accept_all, load, response, send_error, send_pong
 
@@ -153,11 +153,10 @@ class ChatAdapter:
 
     def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
-        readers = CallReaders(prepared.tool_names, make_id=lambda: f"call_{secrets.token_hex(12)}")
+        readers = AnswerReaders(prepared.begins_with, prepared.tool_names, token_bytes)
 
         def encode(piece: Piece) -> bytes:
-            found = readers.read(piece.index, piece.text, last=piece.finish is not None)
-            return encode_piece(piece, found, model=model, seed=seed, token_bytes=token_bytes)
+            return encode_piece(piece, readers.read(piece), model=model, seed=seed, token_bytes=token_bytes)
 
         return encode
 

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 
 from meshkit.errors import MeshError, Reason
 from modelkit.conversation import Message, Tool, ToolCall
+from services.chat_worker.answers import Contents
 from services.chat_worker.engine.generation import Finish, Piece
 from services.chat_worker.engine.sampler import Sampled, TokenScore
 from services.chat_worker.engine.sequence import FinishReason, Priority, answer_seed
@@ -21,7 +22,6 @@ from services.chat_worker.request import (
     TokenPrompt,
     ToolUse,
 )
-from services.chat_worker.tool_calls import Found
 from zhinao.chat.v1 import chat_pb2
 from zhinao.common.v1 import common_pb2
 from zhinao.tokenize.v1 import tokenize_pb2
@@ -82,10 +82,14 @@ def decode_request(data: bytes) -> GenerationRequest:
     )
 
 
-def encode_piece(piece: Piece, found: Found, *, model: str, seed: int, token_bytes: Callable[[int], bytes]) -> bytes:
-    """Write one GenerateResponse. found: what the piece's text holds."""
+def encode_piece(
+    piece: Piece, contents: Contents, *, model: str, seed: int, token_bytes: Callable[[int], bytes]
+) -> bytes:
+    """Write one GenerateResponse. contents: what the piece's text holds."""
+    found = contents.found
     message = chat_pb2.GenerateResponse(
         text=found.text,
+        reasoning=contents.reasoning,
         token_ids=[token.token_id for token in piece.tokens],
         logprobs=[_encode_logprob(token, token_bytes) for token in piece.tokens if token.score],
         model=model,
@@ -100,6 +104,7 @@ def encode_piece(piece: Piece, found: Found, *, model: str, seed: int, token_byt
         _encode_finish(piece.finish, message)
         if found.num_calls and piece.finish.reason is FinishReason.STOP:
             message.finish_reason = chat_pb2.FINISH_REASON_TOOL_CALLS
+        message.usage.reasoning_tokens = contents.reasoning_tokens
         message.seed = answer_seed(seed, piece.index)
     return message.SerializeToString()
 

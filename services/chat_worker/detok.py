@@ -44,7 +44,7 @@ class Detokenizer:
         if start is not None:
             self.stopped, self._held = True, ""
             return text[:start]
-        keep = max((_overlap(text, stop) for stop in self._stop_texts), default=0)
+        keep = max((overlap(text, stop) for stop in self._stop_texts), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -54,7 +54,7 @@ class Detokenizer:
         return min(found)[1] if found else None
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of text that is a beginning of stop, but not all of it."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

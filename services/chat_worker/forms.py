@@ -25,11 +25,17 @@ _PARAMS: Final = {
 
 
 def grammar_of(
-    output: OutputFormat | None, tools: ToolUse, call_form: CallForm, compiler: GrammarCompiler
+    output: OutputFormat | None,
+    tools: ToolUse,
+    call_form: CallForm,
+    compiler: GrammarCompiler,
+    *,
+    behind_thought: bool = False,
 ) -> str | None:
     """The source of the grammar, compiled already, or None for free text.
 
-    call_form: how the model writes calls. A request that names a format and may call gets the one or the other.
+    call_form: how the model writes calls. behind_thought: the prompt has opened the model's thinking, which is free.
+    A request that names a format and may call gets the one or the other.
     Raises MeshError INVALID_REQUEST naming the field whose form cannot be kept to, with the library's reason.
     """
     forms: list[Form] = []
@@ -39,7 +45,7 @@ def grammar_of(
         forms.append(_call_form(tools, call_form, compiler))
     if not forms:
         return None
-    source = join(*forms)
+    source = join(*forms, behind_thought=behind_thought)
     _compile(source, "tools" if tools.is_forced else "response_format", compiler)
     return source
 

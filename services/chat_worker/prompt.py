@@ -6,7 +6,7 @@ from functools import partial
 
 from meshkit.errors import MeshError, Reason
 from modelkit.chat_template import ChatTemplate, TemplateError, drop_oldest_rounds
-from modelkit.conversation import CALL_END, CallForm, Message
+from modelkit.conversation import CALL_END, THOUGHT_START, CallForm, Message
 from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.engine.sequence import Priority, Sampling, Stop
@@ -14,8 +14,10 @@ from services.chat_worker.forms import check_tools, grammar_of
 from services.chat_worker.parameters import read_sampling, read_stop
 from services.chat_worker.request import CallMode, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt, ToolUse
 from services.chat_worker.structured import GrammarCompiler, TokenGrammar
+from services.chat_worker.thoughts import Part
 
 _MAX_N = 128
+_MOST_TAG_TOKENS = 16  # of a tag that is spelled in single bytes, and blanks behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Prepared:
     """A request that the engine can run.
 
     start_grammar: begins one answer in the form that was asked for. tool_names: the functions that the model knows of.
+    begins_with: what an answer begins with.
     """
 
     token_ids: list[int]
@@ -30,6 +33,7 @@ class Prepared:
     stop: Stop
     start_grammar: Callable[[], TokenGrammar] | None = None
     tool_names: frozenset[str] = frozenset()
+    begins_with: Part = Part.TEXT
     n: int = 1
     priority: Priority = Priority.INTERACTIVE
     tenant: str = ""
@@ -71,19 +75,27 @@ class PromptBuilder:
         if not 1 <= request.n <= _MAX_N:
             raise _invalid(f"n is {request.n}; it must be between 1 and {_MAX_N}", "n")
         call_form = CallForm.TAGGED if self._template is None else self._template.call_form
-        grammar = grammar_of(request.format, tools, call_form, self._compiler)
+        begins_with = self._beginning(token_ids) if isinstance(request.prompt, ChatPrompt) else Part.TEXT
+        thinks = begins_with is Part.THOUGHT
+        grammar = grammar_of(request.format, tools, call_form, self._compiler, behind_thought=thinks)
         return Prepared(
             token_ids,
             sampling,
             replace(stop, max_tokens=max_tokens),
             start_grammar=None if grammar is None else partial(self._compiler.start, grammar),
             tool_names=frozenset(tool.name for tool in tools.offered),
+            begins_with=begins_with,
             n=request.n,
             priority=request.priority,
             tenant=request.tenant,
             timeout_s=request.timeout_s,
             speculate=self._speculate if request.speculate is None else request.speculate,
         )
+
+    def _beginning(self, token_ids: list[int]) -> Part:
+        """What the model writes first: a template may have opened its thinking."""
+        end = self._tokenizer.decode(token_ids[-_MOST_TAG_TOKENS:]).rstrip()
+        return Part.THOUGHT if end.endswith(THOUGHT_START) else Part.START
 
     def _parameters(self, request: GenerationRequest, tools: ToolUse, fallback_seed: int) -> tuple[Stop, Sampling]:
         """An answer that may call, but once only, stops behind its first call."""

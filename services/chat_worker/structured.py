@@ -10,10 +10,13 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
+from modelkit.conversation import THOUGHT_END
 from modelkit.tokenizer import Tokenizer
 
 _MAX_SOURCE_LEN: Final = 100_000  # characters of a schema or grammar
 _MAX_CACHED: Final = 128  # compiled forms
+# Up to the first end tag; models put one or two line breaks behind it.
+_THOUGHT: Final = f'thought: words blanks\nwords[suffix="{THOUGHT_END}"]: /(?s:.*)/\nblanks: /\\n{{0,2}}/\n'
 _LIMITS: Final = LLParserLimits(verbose_errors=False)  # the library's own bounds: a mask takes 15 ms at the very most
 
 
@@ -105,11 +108,14 @@ class GrammarCompiler:
         return matcher
 
 
-def join(*forms: Form) -> str:
-    """The source of an answer that has any one of these forms."""
+def join(*forms: Form, behind_thought: bool = False) -> str:
+    """The source of an answer that has any one of these forms. behind_thought: once it has closed its thinking."""
     named = [{"name": f"form{number}", **form} for number, form in enumerate(forms)]
-    start = "start: " + " | ".join(f"@form{number}" for number in range(len(forms)))
-    return json.dumps({"grammars": [{"lark_grammar": start}, *named] if len(forms) > 1 else named})
+    if len(forms) == 1 and not behind_thought:
+        return json.dumps({"grammars": named})
+    any_form = " | ".join(f"@form{number}" for number in range(len(forms)))
+    start = f"{_THOUGHT}start: thought ({any_form})" if behind_thought else f"start: {any_form}"
+    return json.dumps({"grammars": [{"lark_grammar": start}, *named]})
 
 
 class _Vocabulary:

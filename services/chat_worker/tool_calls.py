@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final, cast
 
 from modelkit.conversation import CALL_END, CALL_START
+from services.chat_worker.detok import overlap
 
 _BLANKS: Final = re.compile(r"\s+")
 _TAGGED_END: Final = re.compile(rf"\s*\}}?\s*{CALL_END}")
@@ -177,23 +178,6 @@ class CallReader:
             self._add_arguments(call[1])
 
 
-class CallReaders:
-    """The readers of a request's answers; without functions every answer is all text."""
-
-    def __init__(self, names: Collection[str], make_id: Callable[[], str]) -> None:
-        self._names = names
-        self._make_id = make_id
-        self._readers: dict[int, CallReader] = {}
-
-    def read(self, index: int, text: str, *, last: bool) -> Found:
-        """Take the next piece of an answer; last: nothing of this answer will follow."""
-        if not self._names:
-            return Found(text)
-        if (reader := self._readers.get(index)) is None:
-            reader = self._readers[index] = CallReader(self._names, self._make_id)
-        return reader.finish(text) if last else reader.push(text)
-
-
 class _ObjectScanner:
     """Finds the end of a JSON object that comes in pieces."""
 
@@ -220,9 +204,7 @@ class _ObjectScanner:
 
 def _may_begin_call(text: str) -> int:
     """Where the blanks and the beginning of a tag start with which the text ends."""
-    longest = min(len(text), len(CALL_START) - 1)
-    tag = next((n for n in range(longest, 0, -1) if text.endswith(CALL_START[:n])), 0)
-    return len(text[: len(text) - tag].rstrip())
+    return len(text[: len(text) - overlap(text, CALL_START)].rstrip())
 
 
 def _read_call(text: str, names: Collection[str]) -> tuple[str, str] | None:

@@ -44,6 +44,32 @@ def text_of(pieces: list[chat_pb2.GenerateResponse], index: int = 0) -> str:
     return "".join(piece.text for piece in pieces if piece.index == index)
 
 
+@pytest.mark.parametrize("tools", [[], TOOLS])
+def test_thinking_is_told_apart_from_text_and_calls(make_adapter: MakeAdapter, roomy: str, tools: list[Any]) -> None:
+    """Each of the two answers has it."""
+    output = chat_pb2.OutputFormat(regex="<think>\n(hm|so)</think>\n\n(yes|no)")
+    request = ask(format=output, n=2)
+    request.chat.tools.extend(tools)
+    request.chat.tool_choice.mode = chat_pb2.ToolChoice.MODE_NONE if tools else chat_pb2.ToolChoice.MODE_AUTO
+
+    pieces = answer(make_adapter(model_path=roomy), request)
+
+    for index in range(2):
+        assert text_of(pieces, index) in ("yes", "no")
+        assert "".join(piece.reasoning for piece in pieces if piece.index == index) in ("hm", "so")
+    for end in (piece for piece in pieces if piece.finish_reason):
+        assert 0 < end.usage.reasoning_tokens < end.usage.completion_tokens
+
+
+def test_raw_text_has_no_thinking(make_adapter: MakeAdapter) -> None:
+    output = chat_pb2.OutputFormat(regex="<think>hm</think>yes")
+
+    pieces = answer(make_adapter(), chat_pb2.GenerateRequest(text="hi", format=output, **greedy(60)))
+
+    assert text_of(pieces) == "<think>hm</think>yes"
+    assert pieces[-1].usage.reasoning_tokens == 0
+
+
 @pytest.mark.parametrize(
     ("output", "answers"),
     [

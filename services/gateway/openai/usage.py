@@ -10,8 +10,12 @@ class PromptDetails(TypedDict):
 
 
 class CompletionDetails(TypedDict):
-    """Tokens that the worker guessed ahead: those that held, which are part of the answer, and those thrown away."""
+    """Tokens of the model's thinking, and tokens that the worker guessed ahead: those that held, and those thrown away.
 
+    Only the last are no part of the answer.
+    """
+
+    reasoning_tokens: int
     accepted_prediction_tokens: int
     rejected_prediction_tokens: int
 

@@ -89,7 +89,7 @@ async def to_chat_chunks(
             if piece.index not in begun:
                 begun.add(piece.index)
                 yield _chunk(blank, piece.index, {"role": "assistant", "content": ""})
-            if piece.text or piece.logprobs or piece.tool_calls:
+            if piece.text or piece.reasoning or piece.logprobs or piece.tool_calls:
                 yield _chunk(blank, piece.index, _to_delta(piece), logprobs=_to_logprobs(piece.logprobs))
             if piece.finish_reason:
                 ends.append(piece)
@@ -117,15 +117,21 @@ def _to_message(message: Message) -> chat_pb2.Message:
 
 
 def _to_answer(answer: GenerateResponse) -> AssistantMessage:
-    if not answer.tool_calls:
-        return {"role": "assistant", "content": answer.text, "refusal": None}
-    calls = to_calls(answer.tool_calls)
-    return {"role": "assistant", "content": answer.text or None, "refusal": None, "tool_calls": calls}
+    has_more = answer.reasoning or answer.tool_calls
+    content = None if has_more and not answer.text else answer.text
+    message: AssistantMessage = {"role": "assistant", "content": content, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.tool_calls:
+        message["tool_calls"] = to_calls(answer.tool_calls)
+    return message
 
 
 def _to_delta(piece: GenerateResponse) -> Delta:
     delta: Delta = {}
-    if piece.text or not piece.tool_calls:
+    if piece.reasoning:
+        delta["reasoning_content"] = piece.reasoning
+    if piece.text or not (piece.reasoning or piece.tool_calls):
         delta["content"] = piece.text
     if piece.tool_calls:
         delta["tool_calls"] = to_call_deltas(piece.tool_calls)

@@ -90,6 +90,7 @@ def to_usage(ends: Iterable[GenerateResponse]) -> UsageBody:
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
         "completion_tokens_details": {
+            "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages),
             "accepted_prediction_tokens": sum(usage.accepted_draft_tokens for usage in usages),
             "rejected_prediction_tokens": sum(usage.rejected_draft_tokens for usage in usages),
         },

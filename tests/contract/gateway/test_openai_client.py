@@ -5,7 +5,7 @@ import pytest
 
 from tests.contract.gateway.conftest import Mesh
 from tests.fakes.triton import Hold, last, piece
-from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, PRIORITY_BULK
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, PRIORITY_BULK, GenerateResponse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -23,7 +23,11 @@ async def test_chat_answers_in_one_piece(mesh: Mesh) -> None:
         "completion_tokens": 3,
         "total_tokens": 8,
         "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert completion.id.startswith("chatcmpl-")
     assert completion.model == "zhinao-chat"
@@ -43,6 +47,54 @@ async def test_chat_streams_role_then_texts_then_finish(mesh: Mesh) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, None, None, "stop"]
     assert len({chunk.id for chunk in chunks}) == 1
     assert all("usage" not in chunk.model_fields_set for chunk in chunks)
+
+
+def thinking(*, calls: bool = False) -> list[GenerateResponse]:
+    """An answer in which thinking comes before the text, or before a call."""
+    thoughts = [GenerateResponse(reasoning=text, token_ids=[7]) for text in ("Let me", " see")]
+    end = last("" if calls else "Four")
+    end.usage.reasoning_tokens = 2
+    if calls:
+        end.tool_calls.add(id="c", name="f", arguments="{}")
+    return [*thoughts, end]
+
+
+@pytest.mark.parametrize(("calls", "content"), [(False, "Four"), (True, None)])
+async def test_thinking_is_reasoning_content_beside_the_text(mesh: Mesh, calls: bool, content: str | None) -> None:
+    mesh.triton.script = thinking(calls=calls)
+
+    completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO)
+
+    message = completion.choices[0].message
+    assert (message.content, message.model_extra) == (content, {"reasoning_content": "Let me see"})
+    assert bool(message.tool_calls) is calls
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens_details is not None
+    assert completion.usage.completion_tokens_details.reasoning_tokens == 2
+
+
+async def test_thinking_is_streamed_before_the_text(mesh: Mesh) -> None:
+    mesh.triton.script = thinking()
+
+    stream = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, stream=True)
+    deltas = [chunk.choices[0].delta async for chunk in stream]
+
+    assert [(delta.model_extra or {}).get("reasoning_content") for delta in deltas] == [
+        None,
+        "Let me",
+        " see",
+        None,
+        None,
+    ]
+    assert [delta.content for delta in deltas] == ["", None, None, "Four", None]
+
+
+async def test_thinking_that_was_cut_short_leaves_no_content(mesh: Mesh) -> None:
+    mesh.triton.script = [*thinking()[:2], last(reason=FINISH_REASON_LENGTH)]
+
+    completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO)
+
+    assert (completion.choices[0].message.content, completion.choices[0].finish_reason) == (None, "length")
 
 
 async def test_a_piece_arrives_before_the_next_is_made(mesh: Mesh) -> None:
@@ -102,7 +154,7 @@ async def test_completion_streams_and_ends_with_usage(mesh: Mesh) -> None:
 async def test_several_answers_come_with_their_index(mesh: Mesh) -> None:
     ends = [last(text) for text in "abc"]
     for index, end in enumerate(ends):
-        end.index = index
+        end.index, end.usage.prompt_tokens = index, 0 if index else 5  # the prompt counts once
     mesh.triton.script = [ends[2], ends[0], ends[1]]
 
     completion = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=HELLO, n=3)

@@ -13,6 +13,7 @@ from modelkit.conversation import CallForm, Message, Tool
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.prompt import PromptBuilder
 from services.chat_worker.request import ChatPrompt, GenerationRequest, TextPrompt
+from services.chat_worker.thoughts import Part
 from tests.fakes.engine import ByteTokenizer
 
 TOKENIZER = ByteTokenizer("<eod>", "<|im_start|>", "<|im_end|>")
@@ -32,6 +33,22 @@ class SpellingTemplate:
 def builder(**changes: Any) -> PromptBuilder:
     options: dict[str, Any] = {"template": SpellingTemplate(), "defaults": DEFAULTS, **changes}
     return PromptBuilder(TOKENIZER, **options, model_id="m", max_model_len=64)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "begins_with"),
+    [
+        (ChatPrompt((Message("user", "hi"),)), Part.START),
+        (ChatPrompt((Message("user", "hi<think>\n"),)), Part.THOUGHT),
+        (ChatPrompt((Message("user", "<think></think>\n\n"),)), Part.START),
+        (TextPrompt("hi<think>\n"), Part.TEXT),
+    ],
+)
+def test_only_the_answer_to_a_conversation_may_hold_thinking_which_the_prompt_may_have_opened(
+    prompt: ChatPrompt | TextPrompt, begins_with: Part
+) -> None:
+    prepared = builder().prepare(replace(REQUEST, prompt=prompt), fallback_seed=0)
+    assert prepared.begins_with is begins_with
 
 
 def test_silence_means_the_checkpoints_defaults_and_the_rest_of_the_window() -> None:

@@ -117,6 +117,17 @@ def test_answer_without_an_end_token_in_the_model_still_ends() -> None:
     assert grammar.is_finished
 
 
+@pytest.mark.parametrize("text", ["", "Hm, {1}\n\n</thin> or", "你好\n"])
+def test_a_form_begins_behind_thinking_that_the_prompt_has_opened(text: str) -> None:
+    output = OutputFormat(FormatKind.CHOICE, ("yes", "no"))
+    source = grammar_of(output, NO_TOOLS, CallForm.TAGGED, COMPILER, behind_thought=True)
+
+    for blanks in ("", "\n", "\n\n"):
+        assert admits(source, f"{text}</think>{blanks}yes")
+    for unfinished in (text, "yes", f"{text}</think>", f"{text}</think>maybe", f"{text}</think>yes</think>no"):
+        assert not admits(source, unfinished)
+
+
 @pytest.mark.parametrize(
     ("kind", "texts", "good", "bad"),
     [

@@ -12,7 +12,7 @@ from services.gateway.openai.completion import CompletionRequest
 from services.gateway.openai.generation import StreamOptions
 from services.gateway.translate.answer import collect
 from services.gateway.translate.chat import to_chat_chunks, to_chat_completion, to_chat_request
-from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_request
+from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_requests
 from services.gateway.translate.generation import to_seed
 from services.gateway.translate.head import Head
 from zhinao.chat.v1 import chat_pb2
@@ -32,7 +32,8 @@ def chat(**fields: object) -> GenerateRequest:
 
 
 def completion(**fields: object) -> GenerateRequest:
-    return to_completion_request(CompletionRequest.model_validate({"prompt": "hi", **fields}), HEAD)
+    (request,) = to_completion_requests(CompletionRequest.model_validate({"prompt": "hi", **fields}), HEAD)
+    return request
 
 
 async def stream(pieces: Sequence[GenerateResponse]) -> AsyncGenerator[GenerateResponse, None]:
@@ -172,13 +173,13 @@ def test_echo_asks_for_what_the_gateway_cannot_know(fields: dict[str, object], a
 
 
 async def test_several_answers_are_told_apart_and_counted_together() -> None:
-    usage = Usage(
-        prompt_tokens=3, cached_tokens=2, completion_tokens=1, accepted_draft_tokens=1, rejected_draft_tokens=2
-    )
+    usage = Usage(completion_tokens=1, accepted_draft_tokens=1, rejected_draft_tokens=2)
+    first = Usage(prompt_tokens=3, cached_tokens=2)
+    first.MergeFrom(usage)
     pieces = [
         GenerateResponse(index=0, text="a"),
         GenerateResponse(index=1, text="b", finish_reason=chat_pb2.FINISH_REASON_STOP, usage=usage),
-        GenerateResponse(index=0, text="c", finish_reason=chat_pb2.FINISH_REASON_LENGTH, usage=usage),
+        GenerateResponse(index=0, text="c", finish_reason=chat_pb2.FINISH_REASON_LENGTH, usage=first),
     ]
 
     whole = to_chat_completion(await collect(stream(pieces)), CHAT, HEAD)
@@ -193,6 +194,7 @@ async def test_several_answers_are_told_apart_and_counted_together() -> None:
     assert (whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]) == (3, 2)
     assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
     assert whole["usage"]["completion_tokens_details"] == {
+        "reasoning_tokens": 0,
         "accepted_prediction_tokens": 2,
         "rejected_prediction_tokens": 4,
     }

@@ -716,8 +716,9 @@ class GenerateResponse(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Text that is new since the piece before; always whole UTF-8 characters, may be empty."""
+    """Text that is new since the piece before, thinking and calls aside; always whole UTF-8 characters, may be empty."""
     finish_reason: Global___FinishReason.ValueType
     """Set on the last piece of each answer only."""
     model: _builtins.str
@@ -726,6 +727,8 @@ class GenerateResponse(_message.Message):
     """Seed in force, so that the same answer can be asked for again; set on the last piece of each answer only."""
     index: _builtins.int
     """Which of the n answers this piece belongs to, from 0."""
+    reasoning: _builtins.str
+    """What is new of the model's thinking before its answer to a conversation; that part is not in text."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that are new since the piece before, whether or not their text is complete."""
@@ -764,10 +767,11 @@ class GenerateResponse(_message.Message):
         index: _builtins.int = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         prompt_logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "model", b"model", "prompt_logprobs", b"prompt_logprobs", "seed", b"seed", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "model", b"model", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "seed", b"seed", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

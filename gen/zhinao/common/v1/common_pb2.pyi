@@ -27,6 +27,7 @@ class Usage(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     REJECTED_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens the model read: the prompt, the texts or the pairs, template included."""
     completion_tokens: _builtins.int
@@ -37,6 +38,8 @@ class Usage(_message.Message):
     """Tokens of the answer that were guessed ahead and held; part of completion_tokens."""
     rejected_draft_tokens: _builtins.int
     """Tokens that were guessed ahead and thrown away; not part of completion_tokens."""
+    reasoning_tokens: _builtins.int
+    """Tokens of the model's thinking, its tags included; part of completion_tokens."""
     def __init__(
         self,
         *,
@@ -45,10 +48,11 @@ class Usage(_message.Message):
         cached_tokens: _builtins.int = ...,
         accepted_draft_tokens: _builtins.int = ...,
         rejected_draft_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "rejected_draft_tokens", b"rejected_draft_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_draft_tokens", b"rejected_draft_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
