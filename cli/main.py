@@ -63,7 +63,7 @@ def up(
         typer.Option(min=1, help="Longest chat, prompt and answer, in tokens; default: the model's."),
     ] = None,
     replicas: Annotated[
-        str, typer.Option(help="Workers per model by kind, e.g. chat=1,embed=0,rerank=0; 0 leaves a kind out.")
+        str, typer.Option(help="Workers per model by kind, e.g. chat=2,embed=1,rerank=0; 0 leaves a kind out.")
     ] = "chat=1,embed=1,rerank=1",
     gateway: Annotated[
         int, typer.Option(min=1, max=8, help="Gateway processes; with two, restarts interrupt nobody.")
@@ -115,15 +115,36 @@ def restart(state: StateOption = None) -> None:
 
 
 @app.command()
+def scale(
+    numbers: Annotated[list[str], typer.Argument(help="KIND=NUMBER or MODEL=NUMBER of workers, e.g. chat=3.")],
+    state: StateOption = None,
+) -> None:
+    """Change how many workers models of a running mesh have; those that leave let their answers end."""
+    from cli.options import read_scale
+    from mesh.scale import scale as run
+
+    with shown_failures():
+        folder = _folder(state)
+        wanted = read_scale(numbers)
+        with folder.lock():
+            run(folder, wanted, typer.echo)
+
+
+@app.command()
 def status(
     state: StateOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print stable JSON for scripts.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew each second until Ctrl-C.")] = False,
 ) -> None:
-    """Show every part of a mesh: state, process, restarts, memory, addresses."""
+    """Show every part of a mesh: state, process, restarts, load, memory, addresses."""
     from cli.status import status as run
+    from cli.status import watch_status
 
     with shown_failures():
-        run(_folder(state), as_json)
+        if watch:
+            watch_status(_folder(state))
+        else:
+            run(_folder(state), as_json)
 
 
 UrlOption = Annotated[str, typer.Option(help="Edge of a mesh, or any server of the same API.")]

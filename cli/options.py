@@ -78,11 +78,19 @@ def read_replicas(text: str) -> dict[ModelKind, int]:
         name, _, number = item.partition("=")
         if not number.isdecimal():
             raise UsageFailure(f"--replicas {item!r}: expected KIND=NUMBER with KIND one of {', '.join(KINDS)}")
-        kind = _kind(name, f"--replicas {item!r}: expected KIND=NUMBER")
-        if int(number) > 1:
-            raise UsageFailure(f"not available yet: --replicas {item} (only {kind}=0 and {kind}=1)")
-        replicas[kind] = int(number)
+        replicas[_kind(name, f"--replicas {item!r}: expected KIND=NUMBER")] = int(number)
     return replicas
+
+
+def read_scale(words: Sequence[str]) -> dict[str, int]:
+    """Read `chat=3`, `zhinao-embed=2`: how many workers a kind's models, or one model, get. Raises UsageFailure."""
+    numbers: dict[str, int] = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        if not name or not number.isdecimal():
+            raise UsageFailure(f"{word!r}: expected KIND=NUMBER or MODEL=NUMBER, e.g. chat=3")
+        numbers[name] = int(number)
+    return numbers
 
 
 def to_options(words: UpWords, models: Sequence[Model], database_url: str | None = None) -> Options:
@@ -92,7 +100,14 @@ def to_options(words: UpWords, models: Sequence[Model], database_url: str | None
     except ValueError:
         raise UsageFailure(f"--host {words.host!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
     return Options(
-        host, words.port, tuple(models), dict(words.dtypes), words.max_model_len, words.num_gateways, database_url
+        host,
+        words.port,
+        tuple(models),
+        dict(words.dtypes),
+        words.max_model_len,
+        words.num_gateways,
+        database_url,
+        read_replicas(words.replicas),
     )
 
 

@@ -1,14 +1,22 @@
-"""`zhinao status`: prints what each part does, as a table for people or as JSON for scripts."""
+"""`zhinao status`: what each part does, as a table for people, once or again and again, or as JSON for scripts."""
 
+import contextlib
 import json
+import time
 from dataclasses import asdict
+from typing import Final
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
+from mesh.load import Load
 from mesh.state import StateFolder
-from mesh.status import MeshStatus, mesh_status, resident_bytes
+from mesh.status import MeshStatus, PartStatus, mesh_status, resident_bytes
+
+EVERY_S: Final = 1.0
+COLUMNS: Final = ("part", "state", "pid", "restarts", "running", "waiting", "KV", "threads", "memory", "http", "grpc")
 
 
 def status(state: StateFolder, as_json: bool) -> None:
@@ -19,17 +27,38 @@ def status(state: StateFolder, as_json: bool) -> None:
     elif found.edge is None:
         typer.echo(f"no mesh runs in {state.path}")
     else:
-        _print_table(found)
+        Console().print(_table(found))
+        if any(part.state == "lost" for part in found.parts):
+            typer.echo("the supervisor of this mesh is gone; zhinao down cleans up")
 
 
-def _print_table(found: MeshStatus) -> None:
-    table = Table(title=found.edge, title_justify="left", box=None)
-    for column in ("part", "state", "pid", "restarts", "memory", "http", "grpc"):
+def watch_status(state: StateFolder) -> None:
+    """Show the status in place until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
+        while True:
+            live.update(_table(mesh_status(state)), refresh=True)
+            time.sleep(EVERY_S)
+
+
+def _table(found: MeshStatus) -> Table:
+    table = Table(title=found.edge or "no mesh runs", title_justify="left", box=None)
+    for column in COLUMNS:
         table.add_column(column, no_wrap=True, overflow="fold")
     for part in found.parts:
-        memory = f"{resident_bytes(part.pid) / 2**20:.0f} MiB" if part.pid else "-"
-        ports = [address.rpartition(":")[2] if address else "-" for address in (part.http, part.grpc)]
-        table.add_row(part.name, part.state, str(part.pid or "-"), str(part.restarts), memory, *ports)
-    Console().print(table)
-    if any(part.state == "lost" for part in found.parts):
-        typer.echo("the supervisor of this mesh is gone; zhinao down cleans up")
+        table.add_row(*_cells(part))
+    return table
+
+
+def _cells(part: PartStatus) -> list[str]:
+    memory = f"{resident_bytes(part.pid) / 2**20:.0f} MiB" if part.pid else "-"
+    ports = [address.rpartition(":")[2] if address else "-" for address in (part.http, part.grpc)]
+    state = f"{part.state}, out" if part.serving is False and part.state == "ready" else part.state
+    numbers = [str(each if each is not None else "-") for each in (part.pid, part.restarts)]
+    threads = "-" if part.threads is None else str(part.threads)
+    return [part.name, state, *numbers, *_load_cells(part.load), threads, memory, *ports]
+
+
+def _load_cells(load: Load | None) -> list[str]:
+    if load is None:
+        return ["-", "-", "-"]
+    return [str(load.running), str(load.waiting), "-" if load.kv_usage is None else f"{load.kv_usage:.0%}"]

@@ -76,5 +76,12 @@ def write_endpoints(route: ModelRoute, ports: Sequence[int]) -> None:
     write_atomically(route.endpoints, json.dumps({"resources": [assignment]}).encode())
 
 
+def read_endpoints(route: ModelRoute) -> set[int]:
+    """The ports that write_endpoints wrote."""
+    (assignment,) = json.loads(route.endpoints.read_bytes())["resources"]
+    addresses = [each["endpoint"]["address"]["socket_address"] for each in assignment["endpoints"][0]["lb_endpoints"]]
+    return {address["port_value"] for address in addresses}
+
+
 def _socket_address(port: int) -> dict[str, dict[str, str | int]]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

@@ -1,18 +1,18 @@
 """Brings a mesh up: lays out its files, starts it, and waits until every part has really served."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from mesh import envoy, triton
 from mesh.failure import MeshFailure
-from mesh.layout import Layout, num_ports, worker_ports_of
-from mesh.plan import Options, Plan, load_plan, save_plan
-from mesh.ports import check_edge, choose_block
+from mesh.layout import Layout, route_of
+from mesh.plan import Options, Part, Plan, load_plan, save_plan
+from mesh.ports import BLOCK_LEN, check_edge, choose_block
 from mesh.probe import Health, first_answer, get_ready, probe
 from mesh.state import StateFolder
-from mesh.supervisord import Supervisor, write_config
+from mesh.supervisord import WATCHDOG, Supervisor, write_config
 
 POLL_S: Final = 0.2
 EDGE_TIMEOUT_S: Final = 30.0
@@ -30,13 +30,13 @@ def running_plan(state: StateFolder) -> Plan | None:
 def start(options: Options, state: StateFolder) -> Plan:
     """Write the files of a new mesh and start all its parts; returns before any of them is ready."""
     check_edge(options.host, options.port)
-    layout = Layout(options, state, choose_block(options.port, num_ports(options)))
+    layout = Layout(options, state, choose_block(options.port, BLOCK_LEN))  # all of it: workers may come later
     plan = layout.plan()
     state.make()
     triton.lay_out(state.runtime, triton.OUR_MODELS)
     state.envoy_config.write_text(envoy.render(layout.envoy_config()))
     for model in options.models:
-        envoy.write_endpoints(layout.route(model), worker_ports_of(plan.parts, model.id))
+        envoy.write_endpoints(route_of(model, state), [])  # the watchdog adds who is ready
     save_plan(plan, state.plan)
     write_config(plan, state)
     Supervisor(state).start()
@@ -52,14 +52,22 @@ def wait_until_ready(
     Returns the path of the API that each model answered at. Raises MeshFailure, with the end of the part's log, as
     soon as one ends: what does not survive its own start would not survive the next one.
     """
+    wait_for_parts(plan.parts, plan, state, on_ready)
+    _wait_for_edge(plan)
+    return {model.id: first_answer(plan.edge, model, key=key) for model in plan.options.models}
+
+
+def wait_for_parts(parts: Sequence[Part], plan: Plan, state: StateFolder, on_ready: Callable[[str], None]) -> None:
+    """Return when each of these parts, which were just started, answers its probe. Raises as wait_until_ready."""
     supervisor = Supervisor(state)
-    pending = {part.name: part for part in plan.parts}
+    pending = {part.name: part for part in parts}
+    watched = {*pending, WATCHDOG}
     pids: dict[str, int] = {}
     deadline_s = time.monotonic() + LOAD_TIMEOUT_S
     while pending:
         for name, process in supervisor.states().items():
             was_replaced = process.pid is not None and pids.setdefault(name, process.pid) != process.pid
-            if process.state in ENDED or was_replaced:
+            if name in watched and (process.state in ENDED or was_replaced):
                 raise MeshFailure(_report(f"{name} ended during its start", state.logs / f"{name}.log"))
         for name, part in list(pending.items()):
             if probe(part, plan) is Health.READY:
@@ -70,14 +78,12 @@ def wait_until_ready(
             log = state.logs / f"{name}.log"
             raise MeshFailure(_report(f"{name} was not ready after {LOAD_TIMEOUT_S:.0f} s", log))
         time.sleep(POLL_S)
-    _wait_for_edge(plan)
-    return {model.id: first_answer(plan.edge, model, key=key) for model in plan.options.models}
 
 
 def _wait_for_edge(plan: Plan) -> None:
-    """Return when Envoy, which asks several gateways whether they serve, has seen one that does."""
+    """Return when Envoy, which asks gateways and workers whether they serve, has seen some of each that do."""
     deadline_s = time.monotonic() + EDGE_TIMEOUT_S
-    while plan.options.num_gateways > 1 and get_ready(plan.edge.removeprefix("http://")) is not Health.READY:
+    while plan.workers and get_ready(plan.edge.removeprefix("http://")) is not Health.READY:
         if time.monotonic() > deadline_s:
             raise MeshFailure(f"{plan.edge} was not ready {EDGE_TIMEOUT_S:.0f} s after its parts")
         time.sleep(POLL_S)

@@ -3,25 +3,25 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from mesh import envoy, triton
 from mesh.failure import MeshFailure
 from mesh.plan import Model, Options, Part, Plan
+from mesh.ports import BLOCK_LEN
 from mesh.state import StateFolder
 
 FIXED_PORTS: Final = 2  # Envoy's internal listener and admin
 PORTS_PER_GATEWAY: Final = 2  # HTTP and gRPC
+MAX_GATEWAYS: Final = 8
 LEAVE_S: Final = 2  # several times as long as Envoy takes to see that a gateway leaves
 PORTS_PER_WORKER: Final = 3  # Triton's HTTP, gRPC and metrics
+FIRST_WORKER: Final = FIXED_PORTS + PORTS_PER_GATEWAY * MAX_GATEWAYS  # workers come and go, so their places are fixed
+MAX_WORKERS: Final = (BLOCK_LEN - FIRST_WORKER) // PORTS_PER_WORKER
+THREADS: Final = "OMP_NUM_THREADS"  # of a worker's environment
 WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
-
-
-def num_ports(options: Options) -> int:
-    """How many ports on loopback the mesh needs beside its edge."""
-    return FIXED_PORTS + PORTS_PER_GATEWAY * options.num_gateways + PORTS_PER_WORKER * len(options.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,18 @@ class Layout:
     state: StateFolder
     first_port: int
 
+    @classmethod
+    def of(cls, plan: Plan, state: StateFolder) -> Self:
+        """The layout that made a plan."""
+        return cls(plan.options, state, int(plan.admin.rpartition(":")[2]) - 1)
+
     def plan(self) -> Plan:
-        """All parts. Raises MeshFailure if two would have one name."""
-        workers = [self._worker(index, model) for index, model in enumerate(self.options.models)]
+        """All parts. Raises MeshFailure if two would have one name, or there are too many."""
+        wanted = [(model, replica) for model in self.options.models for replica in range(self._num_replicas(model))]
+        check_num_workers(len(wanted))
+        workers = [
+            self.worker(slot, model, replica, self._num_replicas(model)) for slot, (model, replica) in enumerate(wanted)
+        ]
         gateways = [self._gateway(replica) for replica in range(self.options.num_gateways)]
         parts = (*workers, *gateways, self._envoy())
         names = [part.name for part in parts]
@@ -52,20 +61,22 @@ class Layout:
             admin_port=self._admin_port,
             gateway_http=[http for http, _ in self._gateway_ports],
             gateway_grpc=[grpc for _, grpc in self._gateway_ports],
-            models=[self.route(model) for model in self.options.models],
+            models=[route_of(model, self.state) for model in self.options.models],
             endpoints_folder=self.state.endpoints,
         )
 
-    def route(self, model: Model) -> envoy.ModelRoute:
-        """Envoy's names for one model."""
-        cluster = f"{model.kind}-{_slug(model.id)}"
-        return envoy.ModelRoute(model.id, cluster, self.state.endpoints / f"{cluster}.json")
-
-    def worker_ports(self, index: int) -> tuple[int, int, int]:
-        """HTTP, gRPC and metrics port of the worker of the index-th model."""
-        gateways = PORTS_PER_GATEWAY * self.options.num_gateways
-        first = self.first_port + FIXED_PORTS + gateways + PORTS_PER_WORKER * index
+    def worker_ports(self, slot: int) -> tuple[int, int, int]:
+        """HTTP, gRPC and metrics port of the worker in a slot, 0 to MAX_WORKERS - 1."""
+        first = self.first_port + FIRST_WORKER + PORTS_PER_WORKER * slot
         return first, first + 1, first + 2
+
+    def free_slots(self, parts: Iterable[Part]) -> list[int]:
+        """Slots that none of these parts is in."""
+        taken = {part.http for part in parts}
+        return [slot for slot in range(MAX_WORKERS) if _http_url(self.worker_ports(slot)[0]) not in taken]
+
+    def _num_replicas(self, model: Model) -> int:
+        return self.options.replicas.get(model.kind, 1)
 
     @property
     def _internal_port(self) -> int:
@@ -113,31 +124,45 @@ class Layout:
         command = ("python3", "-m", "services.gateway")
         return Part(f"gateway-{replica}", "gateway", replica, command, environment, http, grpc, f"{http}/metrics")
 
-    def _worker(self, index: int, model: Model) -> Part:
-        http, grpc, metrics = self.worker_ports(index)
-        shm_prefix = f"{self.state.shm_prefix}{index}_"
+    def worker(self, slot: int, model: Model, replica: int, num_replicas: int) -> Part:
+        """A worker of a model that has num_replicas of them, which share the processors among each other."""
+        http, grpc, metrics = self.worker_ports(slot)
+        shm_prefix = f"{self.state.shm_prefix}{slot}_"
+        num_threads = max(1, len(os.sched_getaffinity(0)) // num_replicas)
         return Part(
-            name=f"{_slug(model.id)}-0",
+            name=f"{_slug(model.id)}-{replica}",
             kind=model.kind,
-            replica=0,
+            replica=replica,
             command=triton.command(model.kind, (http, grpc, metrics), shm_prefix),
-            environment={**triton.environment(), **_worker_environment(self.options, model)},
-            http=f"http://127.0.0.1:{http}",
+            environment={**triton.environment(), **_worker_environment(self.options, model, num_threads)},
+            http=_http_url(http),
             grpc=f"127.0.0.1:{grpc}",
-            metrics=f"http://127.0.0.1:{metrics}/metrics",
+            metrics=f"{_http_url(metrics)}/metrics",
             model=model.id,
             shm_prefix=shm_prefix,
         )
 
 
-def _worker_environment(options: Options, model: Model) -> dict[str, str]:
+def check_num_workers(num_workers: int) -> None:
+    """Raise MeshFailure if a mesh has no ports for so many."""
+    if num_workers > MAX_WORKERS:
+        raise MeshFailure(f"{num_workers} workers are wanted, and a mesh has ports for {MAX_WORKERS}")
+
+
+def route_of(model: Model, state: StateFolder) -> envoy.ModelRoute:
+    """Envoy's names for one model."""
+    cluster = f"{model.kind}-{_slug(model.id)}"
+    return envoy.ModelRoute(model.id, cluster, state.endpoints / f"{cluster}.json")
+
+
+def _worker_environment(options: Options, model: Model, num_threads: int) -> dict[str, str]:
     prefix = model.kind.upper()
     environment = {
         f"{prefix}_MODEL_ID": model.id,
         f"{prefix}_MODEL_PATH": model.path,
         f"{prefix}_DTYPE": options.dtypes[model.kind],
         # Threads that spin at a barrier starve the gateway and Envoy on a small machine.
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        THREADS: str(num_threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -150,6 +175,5 @@ def _slug(model_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "_", model_id)
 
 
-def worker_ports_of(parts: Sequence[Part], model_id: str) -> list[int]:
-    """gRPC ports of all workers of a model."""
-    return [int(part.grpc.rpartition(":")[2]) for part in parts if part.model == model_id and part.grpc]
+def _http_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"

@@ -34,6 +34,7 @@ class Options:
     max_model_len: int | None  # of chat models, in tokens; None is the checkpoint's own limit
     num_gateways: int = 1
     database_url: str | None = None  # of keys; None leaves it to the environment, and without one asks for no keys
+    replicas: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at the start; not named: 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,12 @@ class Part:
     metrics: str | None = None
     model: str | None = None
     shm_prefix: str | None = None  # of the names of its files in /dev/shm
+    is_leaving: bool = False  # gets no new work, and is stopped when its answers have ended
+
+    @property
+    def grpc_port(self) -> int:
+        """The port of grpc."""
+        return int(str(self.grpc).rpartition(":")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,10 @@ class Plan:
     def workers(self) -> tuple[Part, ...]:
         """The parts that carry a model."""
         return tuple(part for part in self.parts if part.model is not None)
+
+    def replicas(self, model_id: str) -> tuple[Part, ...]:
+        """The workers of a model."""
+        return tuple(part for part in self.parts if part.model == model_id)
 
 
 _PLAN = TypeAdapter(Plan)

@@ -10,8 +10,8 @@ import psutil
 from mesh.failure import MeshFailure
 
 FIRST_PORT: Final = 10_000
-BLOCK_LEN: Final = 64
-NUM_BLOCKS: Final = 343  # the last one ends at 31,951: below the ports the kernel hands out itself (32,768 on)
+BLOCK_LEN: Final = 128
+NUM_BLOCKS: Final = 171  # the last one ends at 31,887: below the ports the kernel hands out itself (32,768 on)
 
 
 def blocks(edge_port: int) -> Iterator[int]:

@@ -1,20 +1,28 @@
 """Says what each part of a mesh is doing now, by asking it; changes nothing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import psutil
 
+from mesh import envoy
+from mesh.layout import THREADS, route_of
+from mesh.load import Load, read_load
 from mesh.plan import Part, Plan, load_plan
-from mesh.probe import probe
+from mesh.probe import Health, probe
 from mesh.state import StateFolder
 from mesh.supervisord import ProcessState, Supervisor
 
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """One line of the status. state: ready, starting, not_ready, restarting, stopping, failed, stopped or lost."""
+    """One line of the status.
+
+    state: ready, starting, not_ready, leaving, restarting, stopping, failed, stopped or lost.
+    load: of a worker that answers. serving: whether Envoy is told to give it calls. threads: that it computes with.
+    """
 
     name: str
     kind: str
@@ -26,6 +34,9 @@ class PartStatus:
     grpc: str | None
     metrics: str | None
     model: str | None
+    threads: int | None
+    serving: bool | None
+    load: Load | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +55,17 @@ def mesh_status(state: StateFolder) -> MeshStatus:
     supervisor = Supervisor(state)
     processes = supervisor.states() if supervisor.is_running() else {}
     restarts: dict[str, int] = json.loads(state.restarts.read_text()) if state.restarts.exists() else {}
-    return MeshStatus(plan.edge, tuple(_part_status(part, plan, processes, restarts) for part in plan.parts))
+    ports = {port for model in plan.options.models for port in envoy.read_endpoints(route_of(model, state))}
+
+    def describe(part: Part) -> PartStatus:
+        return _part_status(part, plan, processes, restarts, ports)
+
+    with ThreadPoolExecutor(len(plan.parts)) as threads:  # what is stuck takes its time to show
+        return MeshStatus(plan.edge, tuple(threads.map(describe, plan.parts)))
 
 
 def _part_status(
-    part: Part, plan: Plan, processes: Mapping[str, ProcessState], restarts: Mapping[str, int]
+    part: Part, plan: Plan, processes: Mapping[str, ProcessState], restarts: Mapping[str, int], serving: Set[int]
 ) -> PartStatus:
     process = processes.get(part.name)
     return PartStatus(
@@ -62,6 +79,9 @@ def _part_status(
         grpc=part.grpc,
         metrics=part.metrics,
         model=part.model,
+        threads=int(part.environment[THREADS]) if part.model else None,
+        serving=part.grpc_port in serving if part.model else None,
+        load=read_load(part.metrics) if part.model else None,
     )
 
 
@@ -70,7 +90,10 @@ def _state(part: Part, plan: Plan, process: ProcessState | None) -> str:
         return "lost"
     words = {"BACKOFF": "restarting", "EXITED": "restarting", "FATAL": "failed", "STOPPED": "stopped"}
     words["STOPPING"] = "stopping"
-    return words.get(process.state) or probe(part, plan).value
+    if (word := words.get(process.state)) is not None:
+        return word
+    health = probe(part, plan)
+    return "leaving" if part.is_leaving and health is Health.READY else health.value
 
 
 def resident_bytes(pid: int) -> int:

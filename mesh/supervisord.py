@@ -23,7 +23,8 @@ START_RETRIES: Final = 20  # then it stays down: some minutes of trying
 STOP_S: Final = {"worker": 30, "gateway": 36, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
 PRIORITY: Final = {"worker": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
 WAIT_FOR_SOCKET_S: Final = 15.0
-NOT_RUNNING: Final = 70  # supervisor's fault code for stopping what does not run
+NOT_RUNNING: Final = 70  # supervisor's fault codes for stopping what does not run, or what it does not know
+UNKNOWN_NAME: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
         },
         f"eventlistener:{WATCHDOG}": {
-            "command": "python3 -m mesh.watchdog",
-            "events": "PROCESS_STATE_STARTING,TICK_5",
+            "command": "python3 -m mesh.watch",
+            "events": "PROCESS_STATE",
+            "autorestart": "true",
             "buffer_size": "1000",
             "stopsignal": "KILL",  # it has nothing to save
             "stdout_logfile": "NONE",  # what it says there is for supervisord; the default is a file in /tmp
@@ -140,10 +142,18 @@ class Supervisor:
             try:
                 self._call("stopProcess", name, False)
             except Fault as fault:
-                if fault.faultCode != NOT_RUNNING:
+                if fault.faultCode not in {NOT_RUNNING, UNKNOWN_NAME}:
                     raise
-        while any(self.states()[name].pid is not None for name in names):
+        while any(name in names and process.pid is not None for name, process in self.states().items()):
             time.sleep(0.1)
+
+    def follow_config(self) -> None:
+        """Start what supervisord.conf names anew and forget what it no longer names, which has to be stopped before."""
+        ((added, _, removed),) = cast(list[list[list[str]]], self._call("reloadConfig"))
+        for name in removed:
+            self._call("removeProcessGroup", name)
+        for name in added:
+            self._call("addProcessGroup", name)
 
     def start_again(self, name: str) -> None:
         """Start a process that was stopped; returns before it is ready."""

@@ -46,6 +46,7 @@ def command(model: str, ports: tuple[int, int, int], shm_prefix: str) -> tuple[s
         "--grpc-address=127.0.0.1",
         f"--grpc-port={grpc}",
         "--grpc-header-forward-pattern=(traceparent|x-request-id)",
+        "--grpc-http2-max-ping-strikes=0",  # Envoy's keepalive is no attack
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",

@@ -23,6 +23,10 @@ from zhinao.chat.v1 import chat_pb2, chat_pb2_grpc
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 WORKERS = {"chat", "embed", "rerank"}
+STATUS_KEYS = {
+    *("name", "kind", "replica", "pid", "state", "restarts", "http", "grpc", "metrics", "model"),
+    *("threads", "serving", "load"),
+}
 LONG = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "ignore_eos": True}
 QUESTIONS = {  # by path
     "/v1/completions": '{"prompt": "hi", "max_tokens": 2}',
@@ -55,7 +59,7 @@ def test_status_names_every_part_and_its_addresses(mesh: Mesh) -> None:
     assert {part["state"] for part in parts.values()} == {"ready"}
     assert {part["model"] for part in parts.values() if part["model"]} == set(mesh.checkpoints)
     for part in parts.values():
-        assert set(part) == {"name", "kind", "replica", "pid", "state", "restarts", "http", "grpc", "metrics", "model"}
+        assert set(part) == STATUS_KEYS
         assert "# TYPE" in httpx.get(part["metrics"]).text
         assert psutil.pid_exists(part["pid"])
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cli.failures import UsageFailure
 from cli.main import app
-from cli.options import UpWords, WantedModel, check_checkpoint, to_options, wanted_models
+from cli.options import UpWords, WantedModel, check_checkpoint, read_scale, to_options, wanted_models
 from cli.weights import find_checkpoint
 
 CHAT_ONLY = UpWords(
@@ -74,13 +74,20 @@ def test_no_replicas_leave_a_kind_out(replicas: str, kinds: list[str]) -> None:
     assert [model.kind for model in wanted_models(words(replicas=replicas))] == kinds
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"replicas": "chat=2"}, {"replicas": "chat=1,embed=3"}],
-)
-def test_what_comes_later_is_refused_and_never_ignored(changes: dict[str, object]) -> None:
-    with pytest.raises(UsageFailure, match="not available yet"):
-        wanted_models(words(**changes))
+def test_replicas_are_counted_by_kind_and_what_is_not_named_has_one() -> None:
+    options = to_options(words(replicas="chat=2,embed=0"), [])
+
+    assert options.replicas == {"chat": 2, "embed": 0, "rerank": 1}
+
+
+def test_scale_takes_kinds_and_model_ids() -> None:
+    assert read_scale(["chat=3", "org/a=b=1"]) == {"chat": 3, "org/a=b": 1}
+
+
+@pytest.mark.parametrize("word", ["chat", "=3", "chat=", "chat=-1", "chat=two"])
+def test_scale_names_a_word_it_cannot_read(word: str) -> None:
+    with pytest.raises(UsageFailure, match=word):
+        read_scale([word])
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """From options to the plan of a mesh."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mesh.failure import MeshFailure
-from mesh.layout import Layout, num_ports
+from mesh.layout import MAX_GATEWAYS, MAX_WORKERS, THREADS, Layout
 from mesh.plan import Model, Options, Plan, load_plan, save_plan
+from mesh.ports import BLOCK_LEN
 from mesh.state import StateFolder
 
 
@@ -24,7 +26,8 @@ def make_plan(options: Options, tmp_path: Path) -> Plan:
 
 
 def test_every_address_on_loopback_is_used_once_and_lies_in_the_block(tmp_path: Path) -> None:
-    options = make_options("a", "b", "c")
+    kinds = {"chat": MAX_WORKERS - 1}
+    options = replace(make_options("a", "embed:b"), num_gateways=MAX_GATEWAYS, replicas=kinds)
 
     config = Layout(options, StateFolder(tmp_path), 14_000).envoy_config()
     workers = make_plan(options, tmp_path).workers
@@ -33,7 +36,8 @@ def test_every_address_on_loopback_is_used_once_and_lies_in_the_block(tmp_path: 
     for worker in workers:
         ports += [int(str(url).split(":")[-1].removesuffix("/metrics")) for url in (worker.http, worker.grpc)]
         ports.append(int(str(worker.metrics).split(":")[-1].removesuffix("/metrics")))
-    assert sorted(ports) == list(range(14_000, 14_000 + num_ports(options)))
+    assert len(set(ports)) == len(ports) == 2 + 2 * MAX_GATEWAYS + 3 * MAX_WORKERS
+    assert min(ports) == 14_000 and max(ports) < 14_000 + BLOCK_LEN
 
 
 def test_each_model_gets_its_own_worker_with_its_settings(tmp_path: Path) -> None:
@@ -122,7 +126,32 @@ def test_several_gateways_have_their_own_ports_and_linger_when_they_leave(tmp_pa
     first, second = (layout.plan().part(f"gateway-{replica}") for replica in range(2))
 
     ports = [*layout.envoy_config().gateway_http, *layout.envoy_config().gateway_grpc, *layout.worker_ports(0)]
-    assert len(set(ports)) == len(ports) == num_ports(options) - 2
+    assert len(set(ports)) == len(ports) == 2 * 2 + 3
     assert first.http != second.http and first.grpc != second.grpc
     assert float(first.environment["GATEWAY_LEAVE_S"]) > 1
     assert "GATEWAY_LEAVE_S" not in make_plan(make_options("a"), tmp_path).part("gateway-0").environment
+
+
+def test_replicas_of_a_model_are_workers_of_their_own_that_share_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    plan = make_plan(replace(make_options("a", "embed:e"), replicas={"chat": 3}), tmp_path)
+
+    assert [part.name for part in plan.workers] == ["a-0", "a-1", "a-2", "e-0"]
+    assert [part.replica for part in plan.replicas("a")] == [0, 1, 2]
+    assert len({part.shm_prefix for part in plan.workers}) == len({part.grpc for part in plan.workers}) == 4
+    assert [part.environment[THREADS] for part in plan.workers] == ["2", "2", "2", "8"]
+
+
+def test_more_workers_than_ports_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    options = replace(make_options("a"), replicas={"chat": MAX_WORKERS + 1})
+
+    with pytest.raises(MeshFailure, match=f"{MAX_WORKERS + 1} workers .* {MAX_WORKERS}"):
+        make_plan(options, tmp_path)
+
+
+def test_a_layout_is_found_again_from_its_plan(tmp_path: Path) -> None:
+    layout = Layout(make_options("a"), StateFolder(tmp_path), 14_000)
+
+    assert Layout.of(layout.plan(), StateFolder(tmp_path)) == layout

@@ -1,0 +1,143 @@
+"""Changes how many workers a model of a running mesh has: new ones first, then those that leave, drained one by one."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from mesh import envoy
+from mesh.failure import MeshFailure
+from mesh.launch import running_plan, wait_for_parts
+from mesh.layout import Layout, check_num_workers, route_of
+from mesh.load import read_load
+from mesh.plan import Model, Part, Plan, save_plan
+from mesh.ports import is_free
+from mesh.state import StateFolder
+from mesh.supervisord import Supervisor, write_config
+from mesh.triton import remove_shared_memory
+
+DRAIN_S: Final = 120.0  # how long a worker's answers may take to end before it is told to stop
+UNLISTED_S: Final = 10.0  # how long the watchdog may take to see that a worker leaves
+SEEN_S: Final = 1.0  # until Envoy has seen it too
+POLL_S: Final = 0.2
+
+Say = Callable[[str], None]
+
+
+def scale(state: StateFolder, wanted: Mapping[str, int], say: Say) -> None:
+    """Give models so many workers. wanted: by kind or by id. Raises MeshFailure; what fails to start is removed.
+
+    A run that was interrupted is completed by the next one.
+    """
+    plan = running_plan(state)
+    if plan is None:
+        raise MeshFailure(f"no mesh runs in {state.path}")
+    numbers = numbers_by_model(plan.options.models, wanted)
+    _write(plan, state)
+    plan = _remove_leaving(plan, state, say)
+    plan, added = with_added(plan, numbers, Layout.of(plan, state))
+    if added:
+        _write(plan, state)
+        say(f"starting {', '.join(part.name for part in added)}")
+        try:
+            wait_for_parts(added, plan, state, lambda name: say(f"  {name} is ready"))
+        except BaseException:
+            _remove_leaving(_with_leaving(plan, {part.name for part in added}), state, say)
+            raise
+    surplus = {
+        part.name
+        for model, number in numbers.items()
+        for part in sorted(plan.replicas(model), key=lambda part: part.replica)[number:]
+    }
+    _remove_leaving(_with_leaving(plan, surplus), state, say)
+
+
+def numbers_by_model(models: Sequence[Model], wanted: Mapping[str, int]) -> dict[str, int]:
+    """How many workers each model gets that is named by its kind or its id. Raises MeshFailure."""
+    numbers: dict[str, int] = {}
+    for name, number in wanted.items():
+        ids = [model.id for model in models if name in {model.kind, model.id}]
+        if not ids:
+            kinds = sorted({model.kind for model in models} | {model.id for model in models})
+            raise MeshFailure(f"no model of this mesh is of kind, or called, {name!r}; there are {', '.join(kinds)}")
+        if number < 1:
+            raise MeshFailure(f"{name}={number}: a model of a running mesh keeps at least 1 worker")
+        numbers |= dict.fromkeys(ids, number)
+    return numbers
+
+
+def with_added(plan: Plan, numbers: Mapping[str, int], layout: Layout) -> tuple[Plan, list[Part]]:
+    """The plan with the workers that are missing, each in a free place, and those alone. Others keep their threads.
+
+    Raises MeshFailure if there are no ports left.
+    """
+    missing = [
+        (model, replica)
+        for model in plan.options.models
+        for replica in range(numbers.get(model.id, 0))
+        if replica not in {part.replica for part in plan.replicas(model.id)}
+    ]
+    check_num_workers(len(plan.workers) + len(missing))
+    slots = [
+        slot
+        for slot in layout.free_slots(plan.parts)
+        if all(is_free("127.0.0.1", port) for port in layout.worker_ports(slot))
+    ]
+    if len(slots) < len(missing):
+        raise MeshFailure(f"{len(missing)} workers are missing, and the ports of only {len(slots)} are free")
+    added = [
+        layout.worker(slot, model, replica, numbers[model.id])
+        for slot, (model, replica) in zip(slots, missing, strict=False)
+    ]
+    return replace(plan, parts=(*added, *plan.parts)), added
+
+
+def _with_leaving(plan: Plan, names: set[str]) -> Plan:
+    parts = [replace(part, is_leaving=True) if part.name in names else part for part in plan.parts]
+    return replace(plan, parts=tuple(parts))
+
+
+def _remove_leaving(plan: Plan, state: StateFolder, say: Say) -> Plan:
+    """Take those that leave out of Envoy's lists, let their answers end, stop them and forget them."""
+    leaving = [part for part in plan.parts if part.is_leaving]
+    if not leaving:
+        return plan
+    save_plan(plan, state.plan)  # the watchdog sees it and tells Envoy
+    say(f"draining {', '.join(part.name for part in leaving)}")
+    _wait_until_unlisted(leaving, plan, state)
+    _wait_until_idle(leaving)
+    Supervisor(state).stop([part.name for part in leaving])
+    kept = replace(plan, parts=tuple(part for part in plan.parts if not part.is_leaving))
+    _write(kept, state)
+    for part in leaving:
+        remove_shared_memory(str(part.shm_prefix))
+        say(f"  {part.name} is gone")
+    return kept
+
+
+def _wait_until_unlisted(leaving: list[Part], plan: Plan, state: StateFolder) -> None:
+    ports = {part.grpc_port for part in leaving}
+    routes = [route_of(model, state) for model in plan.options.models]
+    deadline_s = time.monotonic() + UNLISTED_S
+    while any(ports & envoy.read_endpoints(route) for route in routes) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+    time.sleep(SEEN_S)
+
+
+def _wait_until_idle(leaving: list[Part]) -> None:
+    """Return when their answers have ended; those that take too long get Triton's own patience with a SIGTERM."""
+    deadline_s = time.monotonic() + DRAIN_S
+    while any(_is_busy(part) for part in leaving) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+
+
+def _is_busy(part: Part) -> bool:
+    load = read_load(part.metrics)
+    return load is not None and load.running + load.waiting > 0
+
+
+def _write(plan: Plan, state: StateFolder) -> None:
+    """Make the plan the running one."""
+    save_plan(plan, state.plan)
+    write_config(plan, state)
+    Supervisor(state).follow_config()
