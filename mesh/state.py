@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -45,6 +46,10 @@ class StateFolder:
     def restarts(self) -> Path:
         """How often each part was restarted; the watchdog writes it."""
         return self.runtime / "restarts.json"
+
+    def read_restarts(self) -> dict[str, int]:
+        """How often each part was restarted, by name; those that never were may be missing."""
+        return json.loads(self.restarts.read_bytes()) if self.restarts.exists() else {}
 
     @property
     def supervisor_config(self) -> Path:

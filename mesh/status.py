@@ -1,6 +1,5 @@
 """Says what each part of a mesh is doing now, by asking it; changes nothing."""
 
-import json
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ def mesh_status(state: StateFolder) -> MeshStatus:
         return MeshStatus(None, ())
     supervisor = Supervisor(state)
     processes = supervisor.states() if supervisor.is_running() else {}
-    restarts: dict[str, int] = json.loads(state.restarts.read_text()) if state.restarts.exists() else {}
+    restarts = state.read_restarts()
     ports = {port for model in plan.options.models for port in envoy.read_endpoints(route_of(model, state))}
 
     def describe(part: Part) -> PartStatus:

@@ -38,8 +38,7 @@ class Watch:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._plan_version: int | None = None
         self._plan: Plan | None = None
-        counted = json.loads(state.restarts.read_text()) if state.restarts.exists() else {}
-        self._watchdog = Watchdog(self, restarts=Counter(counted))  # another watchdog's, if that one crashed
+        self._watchdog = Watchdog(self, restarts=Counter(state.read_restarts()))  # a watchdog's that crashed
         self._told: dict[str, set[str]] = {}  # what Envoy knows
 
     def run(self) -> None:
