@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mesh.files import write_atomically
 from mesh.triton import package_folder
-from meshkit.wire import MODEL_HEADER
+from meshkit.wire import AFFINITY_HEADER, MODEL_HEADER
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -21,11 +21,15 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """How Envoy reaches one model: served id, name of its cluster, file of its addresses."""
+    """How Envoy reaches one model: served id, name of its cluster, file of its addresses.
+
+    has_prefix_cache: its workers answer sooner what begins as something they answered before.
+    """
 
     id: str
     cluster: str
     endpoints: Path
+    has_prefix_cache: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,10 @@ def render(config: EnvoyConfig) -> str:
         admin_port=config.admin_port,
         gateway_http=config.gateway_http,
         gateway_grpc=config.gateway_grpc,
-        models=[{"id": m.id, "cluster": m.cluster, "endpoints": str(m.endpoints)} for m in config.models],
+        models=[asdict(model) | {"endpoints": str(model.endpoints)} for model in config.models],
         endpoints_folder=str(config.endpoints_folder),
         model_header=MODEL_HEADER,
+        affinity_header=AFFINITY_HEADER,
     )
 
 

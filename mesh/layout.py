@@ -152,7 +152,7 @@ def check_num_workers(num_workers: int) -> None:
 def route_of(model: Model, state: StateFolder) -> envoy.ModelRoute:
     """Envoy's names for one model."""
     cluster = f"{model.kind}-{_slug(model.id)}"
-    return envoy.ModelRoute(model.id, cluster, state.endpoints / f"{cluster}.json")
+    return envoy.ModelRoute(model.id, cluster, state.endpoints / f"{cluster}.json", model.kind == "chat")
 
 
 def _worker_environment(options: Options, model: Model, num_threads: int) -> dict[str, str]:

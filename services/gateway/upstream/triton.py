@@ -10,9 +10,10 @@ import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 from meshkit.errors import MeshError, Reason
-from meshkit.wire import MODEL_HEADER, Operation
+from meshkit.wire import AFFINITY_HEADER, MODEL_HEADER, Operation
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
+from services.gateway.upstream.affinity import affinity_key
 from services.gateway.upstream.failures import from_status, from_text, lost, out_of_time
 from services.gateway.upstream.frames import is_final, pack_request, unpack_response
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
@@ -60,7 +61,8 @@ class TritonWorker:
             "chat", request.SerializeToString(), request_id=request.request_id, operation=Operation.GENERATE
         )
         num_unfinished = request.n if request.HasField("n") else 1
-        async with aclosing(self._call(frame, request.model, timeout_s)) as payloads:
+        affinity = affinity_key(request)
+        async with aclosing(self._call(frame, request.model, timeout_s, affinity)) as payloads:
             async for payload in payloads:
                 piece = GenerateResponse.FromString(payload)
                 num_unfinished -= piece.finish_reason != FINISH_REASON_UNSPECIFIED
@@ -112,10 +114,12 @@ class TritonWorker:
             raise MeshError(Reason.INTERNAL, f"the worker sent {len(answers)} answers to one request")
         return answers[0]
 
-    async def _call(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
+    async def _call(
+        self, frame: ModelInferRequest, model: str, timeout_s: float, affinity: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
         end_s = time.monotonic() + timeout_s
         try:
-            async with aclosing(self._payloads(frame, model, timeout_s)) as payloads:
+            async with aclosing(self._payloads(frame, model, timeout_s, affinity)) as payloads:
                 async for payload in payloads:
                     yield payload
         except MeshError as error:
@@ -123,8 +127,10 @@ class TritonWorker:
                 raise out_of_time(model) from error
             raise
 
-    async def _payloads(self, frame: ModelInferRequest, model: str, timeout_s: float) -> AsyncGenerator[bytes, None]:
-        call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model))
+    async def _payloads(
+        self, frame: ModelInferRequest, model: str, timeout_s: float, affinity: str | None
+    ) -> AsyncGenerator[bytes, None]:
+        call = self._infer(frame, timeout=timeout_s, metadata=_metadata(frame.id, model, affinity))
         final = False
         try:
             while (message := await _read(call)) is not None:
@@ -167,8 +173,10 @@ async def _read(
     return message if isinstance(message, ModelStreamInferResponse) else None
 
 
-def _metadata(request_id: str, model: str) -> list[tuple[str, str]]:
+def _metadata(request_id: str, model: str, affinity: str | None) -> list[tuple[str, str]]:
     metadata = [(MODEL_HEADER, model)]
+    if affinity is not None:
+        metadata.append((AFFINITY_HEADER, affinity))
     if request_id:
         metadata.append(("x-request-id", request_id))
     call = CURRENT.get(None)

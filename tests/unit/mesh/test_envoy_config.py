@@ -11,7 +11,10 @@ from mesh.envoy import EnvoyConfig, ModelRoute
 
 
 def make_config(folder: Path, *ids: str) -> EnvoyConfig:
-    routes = [ModelRoute(model_id, f"chat-{index}", folder / f"{index}.json") for index, model_id in enumerate(ids)]
+    routes = [
+        ModelRoute(model_id, f"chat-{index}", folder / f"{index}.json", has_prefix_cache=index == 0)
+        for index, model_id in enumerate(ids)
+    ]
     for route in routes:
         envoy.write_endpoints(route, [14_005])
     return EnvoyConfig("127.0.0.1", 8360, 14_000, 14_001, [14_002, 14_012], [14_003, 14_013], routes, folder)
@@ -60,7 +63,7 @@ def test_every_model_is_picked_by_its_own_header_value(tmp_path: Path) -> None:
 
 
 def test_taking_a_model_out_leaves_an_empty_list_of_addresses(tmp_path: Path) -> None:
-    route = ModelRoute("a", "chat-a", tmp_path / "a.json")
+    route = ModelRoute("a", "chat-a", tmp_path / "a.json", has_prefix_cache=True)
     envoy.write_endpoints(route, [14_005])
 
     envoy.write_endpoints(route, [])
