@@ -154,6 +154,8 @@ class ChatAdapter:
     def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
         readers = AnswerReaders(prepared.begins_with, prepared.tool_names, token_bytes)
+        for piece in self._worker.told(prepared):
+            readers.read(piece)
 
         def encode(piece: Piece) -> bytes:
             return encode_piece(piece, readers.read(piece), model=model, seed=seed, token_bytes=token_bytes)

@@ -79,6 +79,7 @@ def decode_request(data: bytes) -> GenerationRequest:
         allowed_token_ids=tuple(sampling.allowed_token_ids),
         min_tokens=stop.min_tokens,
         ignore_eos=stop.ignore_eos,
+        generated_token_ids=tuple(message.generated_token_ids),
     )
 
 

@@ -22,7 +22,7 @@ _MOST_TAG_TOKENS = 16  # of a tag that is spelled in single bytes, and blanks be
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that the engine can run.
+    """A request that the engine can run. generated_token_ids: how its answer begins, which the caller has already.
 
     start_grammar: begins one answer in the form that was asked for. tool_names: the functions that the model knows of.
     begins_with: what an answer begins with.
@@ -39,6 +39,7 @@ class Prepared:
     tenant: str = ""
     timeout_s: float | None = None
     speculate: bool = True
+    generated_token_ids: tuple[int, ...] = ()
 
 
 class PromptBuilder:
@@ -90,12 +91,22 @@ class PromptBuilder:
             tenant=request.tenant,
             timeout_s=request.timeout_s,
             speculate=self._speculate if request.speculate is None else request.speculate,
+            generated_token_ids=self._generated(request, max_tokens),
         )
 
     def _beginning(self, token_ids: list[int]) -> Part:
         """What the model writes first: a template may have opened its thinking."""
         end = self._tokenizer.decode(token_ids[-_MOST_TAG_TOKENS:]).rstrip()
         return Part.THOUGHT if end.endswith(THOUGHT_START) else Part.START
+
+    def _generated(self, request: GenerationRequest, max_tokens: int) -> tuple[int, ...]:
+        ids, param = request.generated_token_ids, "generated_token_ids"
+        if ids and request.n != 1:
+            raise _invalid(f"{param} go with n = 1 only, n is {request.n}", param)
+        if len(ids) >= max_tokens:
+            raise _invalid(f"{param} holds {len(ids)} tokens; the answer may have {max_tokens}", param)
+        self.token_ids(TokenPrompt(ids), param=param)
+        return ids
 
     def _parameters(self, request: GenerationRequest, tools: ToolUse, fallback_seed: int) -> tuple[Stop, Sampling]:
         """An answer that may call, but once only, stops behind its first call."""

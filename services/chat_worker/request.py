@@ -111,3 +111,4 @@ class GenerationRequest:
     allowed_token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    generated_token_ids: tuple[int, ...] = ()  # the beginning of the answer, from another worker

@@ -1,6 +1,7 @@
 """Joins the parts of one chat worker; the only place that knows all of them."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.detok import Detokenizer
 from services.chat_worker.engine.blocks import BlockPool
 from services.chat_worker.engine.engine import Engine
-from services.chat_worker.engine.generation import Generation, Sink
+from services.chat_worker.engine.generation import Generation, Piece, Sink
 from services.chat_worker.engine.loop import EngineLoop
 from services.chat_worker.engine.runner import ModelRunner
+from services.chat_worker.engine.sampler import Sampled
 from services.chat_worker.engine.scheduler import Scheduler
 from services.chat_worker.engine.sequence import RequestId, Sequence, answer_seed
 from services.chat_worker.engine.speculate import Speculation
@@ -44,13 +46,20 @@ class ChatWorker:
         answers[0].sequence.forks += [answer.sequence for answer in answers[1:]]
         self.loop.submit(answers, prepared.timeout_s)
 
+    def told(self, prepared: Prepared) -> Iterator[Piece]:
+        """The pieces that the caller of a request has already."""
+        detok = Detokenizer(self.tokenizer, prepared.stop.texts, prepared.sampling.min_tokens)
+        for token_id in prepared.generated_token_ids:
+            yield Piece(detok.push(token_id), (Sampled(token_id),))
+
     def _answer(self, request_id: RequestId, index: int, prepared: Prepared) -> Generation:
         sampling = replace(prepared.sampling, seed=answer_seed(prepared.sampling.seed, index))
+        tells_prompt = index == 0 and not prepared.generated_token_ids
         sequence = Sequence(
             request_id,
-            prepared.token_ids.copy(),
+            [*prepared.token_ids, *prepared.generated_token_ids],
             len(prepared.token_ids),
-            sampling if index == 0 else replace(sampling, prompt_logprobs=None),
+            sampling if tells_prompt else replace(sampling, prompt_logprobs=None),
             prepared.stop,
             index=index,
             priority=prepared.priority,
@@ -59,7 +68,9 @@ class ChatWorker:
         grammar = None if prepared.start_grammar is None else prepared.start_grammar()
         speculation = Speculation() if prepared.speculate else None
         detok = Detokenizer(self.tokenizer, prepared.stop.texts, sampling.min_tokens)
-        return Generation(sequence, detok, grammar, speculation)
+        generation = Generation(sequence, detok, grammar, speculation)
+        generation.go_on()
+        return generation
 
 
 def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:

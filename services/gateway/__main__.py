@@ -21,6 +21,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.tenancy.store import StoreFailure
 from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.upstream.admission import Admission
+from services.gateway.upstream.resume import ResumingWorker
 from services.gateway.upstream.triton import TritonWorker, open_channel
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ async def serve(settings: GatewaySettings) -> None:
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(settings.upstream))
         tenancy = await _open_tenancy(settings, stack)
-        admission = Admission(TritonWorker(channel), metrics)
+        admission = Admission(ResumingWorker(TritonWorker(channel), metrics), metrics)
         app = create_app(settings, admission, metrics, tenancy)
         grpc_face = GrpcFace(app.state.gateway)
         http = _http_server(settings, app)

@@ -43,6 +43,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.retries = Counter(
+            "mesh_retries_total",
+            "Times that a request was asked again after its worker was lost, by what went wrong the time before.",
+            ["model", "reason"],
+            registry=self.registry,
+        )
         self.requests_running = Gauge(
             "mesh_requests_running", "Answers that workers are writing now.", registry=self.registry
         )

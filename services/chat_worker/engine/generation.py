@@ -144,6 +144,13 @@ class Generation:
     prompt_chunks: list[PromptChunk] = field(default_factory=list[PromptChunk])
     prompt_scores: list[Sampled] = field(default_factory=list[Sampled])  # without the first token's, which has none
 
+    def go_on(self) -> None:
+        """Bring text and form to where the sequence's tokens are; the caller has what they say."""
+        for token_id in self.sequence.token_ids[self.sequence.prompt_len :]:
+            self.detok.push(token_id)
+            if self.grammar is not None:
+                self.grammar.accept(token_id)
+
     def begin(self, now_s: float) -> None:
         """Note the first step that computes something of it; a preempted sequence began long ago."""
         if self.started_s is None:
@@ -210,7 +217,7 @@ class Generation:
         return Finish(
             reason,
             prompt_tokens=self.sequence.prompt_len,
-            cached_tokens=self.sequence.num_cached or 0,
+            cached_tokens=min(self.sequence.num_cached or 0, self.sequence.prompt_len),
             completion_tokens=completion_len,
             queue_s=self.started_s - self.arrived_s,
             prefill_s=self.first_token_s - self.started_s,

@@ -126,6 +126,7 @@ class GenerateRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     SPECULATE_FIELD_NUMBER: _builtins.int
+    GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller for logs; the server makes one up when it is empty."""
     model: _builtins.str
@@ -168,6 +169,12 @@ class GenerateRequest(_message.Message):
     def format(self) -> Global___OutputFormat:
         """The form that every answer must have; unset means free text."""
 
+    @_builtins.property
+    def generated_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of the answer that another worker generated before it was lost: the answer goes on behind them, as if they had been generated here, and they
+        are not told again. Fewer than max_tokens, and with n = 1 only.
+        """
+
     def __init__(
         self,
         *,
@@ -187,10 +194,11 @@ class GenerateRequest(_message.Message):
         tenant: _builtins.str = ...,
         timeout_s: _builtins.float | None = ...,
         speculate: _builtins.bool | None = ...,
+        generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "_prompt_logprobs", b"_prompt_logprobs", "_speculate", b"_speculate", "_timeout_s", b"_timeout_s", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "format", b"format", "n", b"n", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "sampling", b"sampling", "speculate", b"speculate", "stop", b"stop", "text", b"text", "timeout_s", b"timeout_s", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "_prompt_logprobs", b"_prompt_logprobs", "_speculate", b"_speculate", "_timeout_s", b"_timeout_s", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "format", b"format", "model", b"model", "n", b"n", "priority", b"priority", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "speculate", b"speculate", "stop", b"stop", "tenant", b"tenant", "text", b"text", "timeout_s", b"timeout_s", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n", b"_n", "_prompt_logprobs", b"_prompt_logprobs", "_speculate", b"_speculate", "_timeout_s", b"_timeout_s", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "format", b"format", "generated_token_ids", b"generated_token_ids", "model", b"model", "n", b"n", "priority", b"priority", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "speculate", b"speculate", "stop", b"stop", "tenant", b"tenant", "text", b"text", "timeout_s", b"timeout_s", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "truncate_prompt", b"truncate_prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
     _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015

@@ -1,0 +1,131 @@
+"""Decides what becomes of a request whose worker was lost: it is asked again, an answer where it broke off."""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Final, TypeVar
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.catalog import ServedModel
+from services.gateway.metrics import Metrics
+from services.gateway.upstream.worker import Worker
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+
+Answer = TypeVar("Answer")
+
+log = logging.getLogger(__name__)
+
+# Before each further attempt, in seconds: other workers are there at once; the only one takes some to come back.
+PAUSES_S: Final = (0.02, 0.2, 0.5, 1.0, 2.0, 3.0)
+_PASSING: Final = {Reason.UPSTREAM_LOST, Reason.NOT_READY, Reason.QUEUE_FULL}  # what may follow a loss
+
+
+class ResumingWorker:
+    """A Worker in front of another: what is lost with one of the mesh's workers is asked again of the others.
+
+    An answer that had begun goes on behind the tokens that were told, so that its reader sees one stream; that needs a
+    seed, and with several answers to one request it is not done. pause: waits so many seconds.
+    """
+
+    def __init__(
+        self, worker: Worker, metrics: Metrics, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._worker = worker
+        self._metrics = metrics
+        self._pause = pause
+
+    async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
+        """Stream the answer; see Worker.generate."""
+        if not request.sampling.HasField("seed"):
+            request.sampling.seed = secrets.randbits(63)
+        attempts = self._attempts(request.model, timeout_s)
+        num_answers = request.n if request.HasField("n") else 1
+        num_unfinished = num_answers
+        while True:
+            try:
+                async with aclosing(self._worker.generate(request, timeout_s=attempts.left_s())) as pieces:
+                    async for piece in pieces:
+                        num_unfinished -= piece.finish_reason != FINISH_REASON_UNSPECIFIED
+                        request.generated_token_ids.extend(piece.token_ids)
+                        yield piece
+                return
+            except MeshError as error:
+                if num_unfinished == 0:
+                    return  # only the frame that says so was lost
+                if num_answers > 1 and request.generated_token_ids:
+                    raise
+                await attempts.wait(error)
+            log.warning("request %s goes on after %d tokens", request.request_id, len(request.generated_token_ids))
+
+    async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
+        """The vectors; see Worker.embed."""
+        return await self._ask(request.model, timeout_s, lambda left_s: self._worker.embed(request, timeout_s=left_s))
+
+    async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
+        """The scores; see Worker.rerank."""
+        return await self._ask(request.model, timeout_s, lambda left_s: self._worker.rerank(request, timeout_s=left_s))
+
+    async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
+        """The ids; see Worker.tokenize."""
+        return await self._ask(
+            request.model, timeout_s, lambda left_s: self._worker.tokenize(request, timeout_s=left_s)
+        )
+
+    async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
+        """The text; see Worker.detokenize."""
+        return await self._ask(
+            request.model, timeout_s, lambda left_s: self._worker.detokenize(request, timeout_s=left_s)
+        )
+
+    async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
+        """Asked once; see Worker.ping."""
+        await self._worker.ping(model, timeout_s=timeout_s)
+
+    def check_staying(self) -> None:
+        """See Worker.check_staying."""
+        self._worker.check_staying()
+
+    async def _ask(self, model: str, timeout_s: float, ask: Callable[[float], Awaitable[Answer]]) -> Answer:
+        attempts = self._attempts(model, timeout_s)
+        while True:
+            try:
+                return await ask(attempts.left_s())
+            except MeshError as error:
+                await attempts.wait(error)
+
+    def _attempts(self, model: str, timeout_s: float) -> "_Attempts":
+        def note(reason: Reason) -> None:
+            self._metrics.retries.labels(model, reason).inc()
+
+        return _Attempts(time.monotonic() + timeout_s, note, self._pause)
+
+
+class _Attempts:
+    """How often one request is asked again. end_s: when its time is over, on the monotonic clock."""
+
+    def __init__(self, end_s: float, note: Callable[[Reason], None], pause: Callable[[float], Awaitable[None]]) -> None:
+        self._end_s = end_s
+        self._note = note
+        self._pause = pause
+        self._pauses_s: Iterator[float] = iter(PAUSES_S)
+        self._was_lost = False
+
+    def left_s(self) -> float:
+        """What is left of the request's time, in seconds."""
+        return max(0.0, self._end_s - time.monotonic())
+
+    async def wait(self, error: MeshError) -> None:
+        """Return when it may be asked again; raises the error if it may not: it never began, or nobody is there."""
+        self._was_lost = self._was_lost or error.reason is Reason.UPSTREAM_LOST
+        pause_s = next(self._pauses_s, None)
+        if not self._was_lost or error.reason not in _PASSING or pause_s is None or pause_s > self.left_s():
+            raise error
+        self._note(error.reason)
+        await self._pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
