@@ -1,6 +1,7 @@
 """Several workers of one model: work is shared, and workers come, go and die while others answer."""
 
 import itertools
+import json
 import os
 import signal
 import threading
@@ -121,3 +122,31 @@ def test_a_worker_that_is_stopped_or_killed_is_unlisted_and_comes_back(
     assert ask(replicated).status_code == 200
     assert wait_until(lambda: serving() == {"tiny-0", "tiny-1"}, 60)
     assert workers(replicated)["tiny-1"]["restarts"] == int(str(before["restarts"])) + 1
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.2, "seed": 11}], ids=["greedy", "seeded"])
+def test_a_stream_whose_worker_is_killed_goes_on_as_the_same_answer(
+    replicated: Mesh, sampling: dict[str, object]
+) -> None:
+    assert wait_until(lambda: all(part["serving"] for part in workers(replicated).values()), 60)
+    body = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, **sampling}
+    unbroken = httpx.post(f"{replicated.url}/v1/completions", json=body, timeout=120).json()
+
+    texts: list[str] = []
+    killed: list[str] = []
+    usage: dict[str, int] = {}
+    streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
+    with httpx.stream("POST", f"{replicated.url}/v1/completions", json=streamed, timeout=120) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line.removeprefix("data: "))
+                assert "error" not in event, event
+                texts += [choice["text"] for choice in event["choices"]]
+                usage = event.get("usage") or usage
+            if len(texts) == 20 and not killed:
+                killed = [name for name, part in workers(replicated).items() if part["load"]["running"]]  # type: ignore[index]
+                os.kill(int(str(workers(replicated)[killed[0]]["pid"])), signal.SIGKILL)
+
+    assert len(killed) == 1
+    assert "".join(texts) == unbroken["choices"][0]["text"]
+    assert usage["completion_tokens"] == unbroken["usage"]["completion_tokens"] == 1500
