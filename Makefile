@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity eval-rerank perf-analyzer
+.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill eval-rerank perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -66,6 +66,9 @@ bench-embed: setup ## measure the encoder beside its peers; ARGS="--help" explai
 
 bench-rerank: setup ## measure rerankers beside their peers; ARGS="--help" explains
 	@$(BIN)/python -m bench.search rerank $(ARGS)
+
+drill: setup ## break parts of a mesh of its own under load and tell what clients saw; some minutes
+	@$(BIN)/python -m bench.drill $(ARGS)
 
 bench-affinity: setup ## measure what it is worth that a conversation returns to its worker
 	@$(BIN)/python -m bench.affinity $(ARGS)

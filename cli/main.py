@@ -104,14 +104,17 @@ def down(state: StateOption = None) -> None:
 
 
 @app.command()
-def restart(state: StateOption = None) -> None:
-    """Restart the gateways of a running mesh one after the other; with two or more, no request fails."""
-    from mesh.restart import restart_gateways
+def restart(
+    state: StateOption = None,
+    workers: Annotated[bool, typer.Option("--workers", help="Restart the workers too.")] = False,
+) -> None:
+    """Restart the gateways of a running mesh one after the other; where there are two of each, no request fails."""
+    from mesh.restart import restart as run
 
     with shown_failures():
         folder = _folder(state)
         with folder.lock():
-            restart_gateways(folder, typer.echo)
+            run(folder, typer.echo, workers=workers)
 
 
 @app.command()

@@ -1,41 +1,67 @@
-"""Restarts the gateways of a running mesh one after the other, so that others serve meanwhile; no model is touched."""
+"""Restarts parts of a running mesh one after the other, so that others serve meanwhile."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
+from mesh.drain import drain, listed_ports, with_leaving
 from mesh.failure import MeshFailure
 from mesh.launch import running_plan
-from mesh.plan import Part, Plan
+from mesh.plan import Part, Plan, save_plan
 from mesh.probe import Health, probe
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor
 
 READY_TIMEOUT_S: Final = 60.0
-SEEN_S: Final = 1.5  # until Envoy, which asks twice a second, has seen a gateway that came back
+LOAD_TIMEOUT_S: Final = 1800.0  # of a worker's model
+SEEN_S: Final = 1.5  # until Envoy, which asks once or twice a second, has seen a part that came back
 POLL_S: Final = 0.1
 
+Say = Callable[[str], None]
 
-def restart_gateways(state: StateFolder, say: Callable[[str], None]) -> None:
-    """Stop and start each gateway, the next when the last is ready. Raises MeshFailure if one does not come back."""
+
+def restart(state: StateFolder, say: Say, *, workers: bool) -> None:
+    """Stop and start each gateway, and before them each worker if asked; the next when the last is back.
+
+    Raises MeshFailure if one does not come back.
+    """
     plan = running_plan(state)
     if plan is None:
         raise MeshFailure(f"no mesh runs in {state.path}")
+    for part in plan.workers if workers else ():
+        if len(plan.replicas(str(part.model))) == 1:
+            say(f"{part.name} is its model's only worker: requests are refused while it restarts")
+        _restart_worker(part, plan, state)
+        say(f"{part.name} was restarted")
     gateways = [part for part in plan.parts if part.kind == "gateway"]
     if len(gateways) == 1:
         say("there is one gateway only: requests are refused while it restarts (zhinao up --gateway 2)")
-    supervisor = Supervisor(state)
     for part in gateways:
-        supervisor.stop([part.name])  # it says that it leaves, and lets its answers end
-        supervisor.start_again(part.name)
-        _wait_until_ready(part, plan)
+        _restart(part, plan, state, READY_TIMEOUT_S)  # it says that it leaves, and lets its answers end
         say(f"{part.name} was restarted")
         time.sleep(SEEN_S)
 
 
-def _wait_until_ready(part: Part, plan: Plan) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while probe(part, plan) is not Health.READY:
+def _restart_worker(part: Part, plan: Plan, state: StateFolder) -> None:
+    try:
+        drain(with_leaving(plan, {part.name}), state)
+        Supervisor(state).stop([part.name])
+    finally:
+        save_plan(plan, state.plan)
+    _restart(part, plan, state, LOAD_TIMEOUT_S)
+    time.sleep(SEEN_S)
+
+
+def _restart(part: Part, plan: Plan, state: StateFolder, timeout_s: float) -> None:
+    supervisor, deadline_s = Supervisor(state), time.monotonic() + timeout_s
+    supervisor.stop([part.name])
+    supervisor.start_again(part.name)
+    while not _is_back(part, plan, state):
         if time.monotonic() > deadline_s:
-            raise MeshFailure(f"{part.name} was not ready {READY_TIMEOUT_S:.0f} s after its restart")
+            raise MeshFailure(f"{part.name} was not ready {timeout_s:.0f} s after its restart")
         time.sleep(POLL_S)
+
+
+def _is_back(part: Part, plan: Plan, state: StateFolder) -> bool:
+    is_listed = part.model is None or part.grpc_port in listed_ports(plan, state)
+    return is_listed and probe(part, plan) is Health.READY

@@ -1,25 +1,17 @@
 """Changes how many workers a model of a running mesh has: new ones first, then those that leave, drained one by one."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
-from mesh import envoy
+from mesh.drain import drain, with_leaving
 from mesh.failure import MeshFailure
 from mesh.launch import running_plan, wait_for_parts
-from mesh.layout import Layout, check_num_workers, route_of
-from mesh.load import read_load
+from mesh.layout import Layout, check_num_workers
 from mesh.plan import Model, Part, Plan, save_plan
 from mesh.ports import is_free
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor, write_config
 from mesh.triton import remove_shared_memory
-
-DRAIN_S: Final = 120.0  # how long a worker's answers may take to end before it is told to stop
-UNLISTED_S: Final = 10.0  # how long the watchdog may take to see that a worker leaves
-SEEN_S: Final = 1.0  # until Envoy has seen it too
-POLL_S: Final = 0.2
 
 Say = Callable[[str], None]
 
@@ -42,14 +34,14 @@ def scale(state: StateFolder, wanted: Mapping[str, int], say: Say) -> None:
         try:
             wait_for_parts(added, plan, state, lambda name: say(f"  {name} is ready"))
         except BaseException:
-            _remove_leaving(_with_leaving(plan, {part.name for part in added}), state, say)
+            _remove_leaving(with_leaving(plan, {part.name for part in added}), state, say)
             raise
     surplus = {
         part.name
         for model, number in numbers.items()
         for part in sorted(plan.replicas(model), key=lambda part: part.replica)[number:]
     }
-    _remove_leaving(_with_leaving(plan, surplus), state, say)
+    _remove_leaving(with_leaving(plan, surplus), state, say)
 
 
 def numbers_by_model(models: Sequence[Model], wanted: Mapping[str, int]) -> dict[str, int]:
@@ -92,48 +84,20 @@ def with_added(plan: Plan, numbers: Mapping[str, int], layout: Layout) -> tuple[
     return replace(plan, parts=(*added, *plan.parts)), added
 
 
-def _with_leaving(plan: Plan, names: set[str]) -> Plan:
-    parts = [replace(part, is_leaving=True) if part.name in names else part for part in plan.parts]
-    return replace(plan, parts=tuple(parts))
-
-
 def _remove_leaving(plan: Plan, state: StateFolder, say: Say) -> Plan:
     """Take those that leave out of Envoy's lists, let their answers end, stop them and forget them."""
-    leaving = [part for part in plan.parts if part.is_leaving]
-    if not leaving:
+    names = [part.name for part in plan.parts if part.is_leaving]
+    if not names:
         return plan
-    save_plan(plan, state.plan)  # the watchdog sees it and tells Envoy
-    say(f"draining {', '.join(part.name for part in leaving)}")
-    _wait_until_unlisted(leaving, plan, state)
-    _wait_until_idle(leaving)
-    Supervisor(state).stop([part.name for part in leaving])
+    say(f"draining {', '.join(names)}")
+    leaving = drain(plan, state)
+    Supervisor(state).stop(names)
     kept = replace(plan, parts=tuple(part for part in plan.parts if not part.is_leaving))
     _write(kept, state)
     for part in leaving:
         remove_shared_memory(str(part.shm_prefix))
         say(f"  {part.name} is gone")
     return kept
-
-
-def _wait_until_unlisted(leaving: list[Part], plan: Plan, state: StateFolder) -> None:
-    ports = {part.grpc_port for part in leaving}
-    routes = [route_of(model, state) for model in plan.options.models]
-    deadline_s = time.monotonic() + UNLISTED_S
-    while any(ports & envoy.read_endpoints(route) for route in routes) and time.monotonic() < deadline_s:
-        time.sleep(POLL_S)
-    time.sleep(SEEN_S)
-
-
-def _wait_until_idle(leaving: list[Part]) -> None:
-    """Return when their answers have ended; those that take too long get Triton's own patience with a SIGTERM."""
-    deadline_s = time.monotonic() + DRAIN_S
-    while any(_is_busy(part) for part in leaving) and time.monotonic() < deadline_s:
-        time.sleep(POLL_S)
-
-
-def _is_busy(part: Part) -> bool:
-    load = read_load(part.metrics)
-    return load is not None and load.running + load.waiting > 0
 
 
 def _write(plan: Plan, state: StateFolder) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from mesh import envoy
-from mesh.layout import THREADS, route_of
+from mesh.drain import listed_ports
+from mesh.layout import THREADS
 from mesh.load import Load, read_load
 from mesh.plan import Part, Plan, load_plan
 from mesh.probe import Health, probe
@@ -54,7 +54,7 @@ def mesh_status(state: StateFolder) -> MeshStatus:
     supervisor = Supervisor(state)
     processes = supervisor.states() if supervisor.is_running() else {}
     restarts = state.read_restarts()
-    ports = {port for model in plan.options.models for port in envoy.read_endpoints(route_of(model, state))}
+    ports = listed_ports(plan, state)
 
     def describe(part: Part) -> PartStatus:
         return _part_status(part, plan, processes, restarts, ports)
