@@ -65,6 +65,9 @@ def up(
     replicas: Annotated[
         str, typer.Option(help="Workers per model by kind, e.g. chat=2,embed=1,rerank=0; 0 leaves a kind out.")
     ] = "chat=1,embed=1,rerank=1",
+    autoscale: Annotated[
+        str, typer.Option(help="Most workers per model by kind, e.g. chat=4: as many run as the load needs.")
+    ] = "",
     gateway: Annotated[
         int, typer.Option(min=1, max=8, help="Gateway processes; with two, restarts interrupt nobody.")
     ] = 1,
@@ -85,6 +88,7 @@ def up(
         dtypes={"chat": chat_dtype, "embed": embed_dtype, "rerank": rerank_dtype},
         max_model_len=max_model_len,
         replicas=replicas,
+        autoscale=autoscale,
         num_gateways=gateway,
         insecure_no_keys=insecure_no_keys,
     )
@@ -95,10 +99,11 @@ def up(
 @app.command()
 def down(state: StateOption = None) -> None:
     """Stop a mesh and remove everything it left but its logs."""
-    from mesh.teardown import bring_down
+    from mesh.teardown import bring_down, stop_autoscaler
 
     with shown_failures():
         folder = _folder(state)
+        stop_autoscaler(folder)
         with folder.lock():
             bring_down(folder, typer.echo)
 

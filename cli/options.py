@@ -33,6 +33,7 @@ class UpWords:
     max_model_len: int | None
     replicas: str
     num_gateways: int
+    autoscale: str = ""
     insecure_no_keys: bool = False
 
 
@@ -73,13 +74,26 @@ def _of_kind(kind: ModelKind, source: str | None, name: str | None, named: Seque
 
 def read_replicas(text: str) -> dict[ModelKind, int]:
     """Read `chat=1,embed=0`: how many workers a model of each kind gets, 1 if it is not named. Raises UsageFailure."""
-    replicas: dict[ModelKind, int] = dict.fromkeys(KINDS, 1)
+    return dict.fromkeys(KINDS, 1) | _read_numbers("--replicas", text)
+
+
+def read_autoscale(text: str, replicas: Mapping[ModelKind, int]) -> dict[ModelKind, int]:
+    """Read `chat=4`: how many workers a model of a kind gets at most. Raises UsageFailure."""
+    most = _read_numbers("--autoscale", text)
+    for kind, number in most.items():
+        if number < max(1, replicas[kind]):
+            raise UsageFailure(f"--autoscale {kind}={number}: there are {replicas[kind]} at the start (--replicas)")
+    return most
+
+
+def _read_numbers(option: str, text: str) -> dict[ModelKind, int]:
+    numbers: dict[ModelKind, int] = {}
     for item in filter(None, text.split(",")):
         name, _, number = item.partition("=")
         if not number.isdecimal():
-            raise UsageFailure(f"--replicas {item!r}: expected KIND=NUMBER with KIND one of {', '.join(KINDS)}")
-        replicas[_kind(name, f"--replicas {item!r}: expected KIND=NUMBER")] = int(number)
-    return replicas
+            raise UsageFailure(f"{option} {item!r}: expected KIND=NUMBER with KIND one of {', '.join(KINDS)}")
+        numbers[_kind(name, f"{option} {item!r}: expected KIND=NUMBER")] = int(number)
+    return numbers
 
 
 def read_scale(words: Sequence[str]) -> dict[str, int]:
@@ -99,6 +113,7 @@ def to_options(words: UpWords, models: Sequence[Model], database_url: str | None
         host = str(ipaddress.ip_address("127.0.0.1" if words.host == "localhost" else words.host))
     except ValueError:
         raise UsageFailure(f"--host {words.host!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
+    replicas = read_replicas(words.replicas)
     return Options(
         host,
         words.port,
@@ -107,7 +122,8 @@ def to_options(words: UpWords, models: Sequence[Model], database_url: str | None
         words.max_model_len,
         words.num_gateways,
         database_url,
-        read_replicas(words.replicas),
+        replicas,
+        read_autoscale(words.autoscale, replicas),
     )
 
 

@@ -20,7 +20,7 @@ from mesh.plan import Model, Options, Plan
 from mesh.probe import first_answer
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor
-from mesh.teardown import bring_down
+from mesh.teardown import bring_down, stop_autoscaler
 
 INTERRUPTED: Final = 130  # what a shell expects after Ctrl-C
 _EXAMPLES: Final = MappingProxyType(  # bodies by path, without the model
@@ -93,6 +93,7 @@ def _stay(state: StateFolder) -> None:
         typer.echo("stopping")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    stop_autoscaler(state)
     with state.lock(wait=True):  # it may be a `zhinao down` that ended the mesh, and is not done yet
         bring_down(state, typer.echo)
 

@@ -18,17 +18,22 @@ class Load:
     kv_usage: float | None
 
 
-def read_load(url: str | None) -> Load | None:
-    """The load of the worker with that metrics page; None where it does not answer, or is no worker's."""
+def read_metrics(url: str | None) -> Mapping[str, float] | None:
+    """The numbers on that page, of all series of a name together; None where nobody answers."""
     address = urlsplit(url or "")
     connection = http.client.HTTPConnection(address.netloc, timeout=TIMEOUT_S)
     try:
         connection.request("GET", address.path)
-        values = parse(connection.getresponse().read().decode())
+        return parse(connection.getresponse().read().decode())
     except (OSError, ValueError, http.client.HTTPException):
         return None
     finally:
         connection.close()
+
+
+def read_load(url: str | None) -> Load | None:
+    """The load of the worker with that metrics page; None where it does not answer, or is no worker's."""
+    values = read_metrics(url) or {}
     if "vllm:num_requests_running" in values:
         running, waiting = values["vllm:num_requests_running"], values["vllm:num_requests_waiting"]
         return Load(int(running), int(waiting), values["vllm:kv_cache_usage_perc"])

@@ -35,6 +35,7 @@ class Options:
     num_gateways: int = 1
     database_url: str | None = None  # of keys; None leaves it to the environment, and without one asks for no keys
     replicas: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at the start; not named: 1
+    autoscale: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at most; not named: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mesh.plan import Part, Plan
 from mesh.state import MARKER, StateFolder
 
 WATCHDOG: Final = "watchdog"
+AUTOSCALER: Final = "autoscaler"
 START_S: Final = 20  # a part that dies younger than this is retried more and more slowly
 START_RETRIES: Final = 20  # then it stays down: some minutes of trying
 STOP_S: Final = {"worker": 30, "gateway": 36, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
@@ -60,6 +61,14 @@ def config_text(plan: Plan, state: StateFolder) -> dict[str, dict[str, str]]:
             "stderr_logfile": f"../logs/{WATCHDOG}.log",
         },
     }
+    if plan.options.autoscale:
+        sections[f"program:{AUTOSCALER}"] = {
+            "command": "python3 -m mesh.autoscaler",
+            "autorestart": "true",
+            "stopsignal": "KILL",  # what it leaves half done, the next change of numbers completes
+            "redirect_stderr": "true",
+            "stdout_logfile": f"../logs/{AUTOSCALER}.log",
+        }
     return sections | {f"program:{part.name}": _program(part) for part in plan.parts}
 
 

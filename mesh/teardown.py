@@ -12,7 +12,7 @@ import psutil
 from mesh.failure import MeshFailure
 from mesh.plan import Plan, load_plan
 from mesh.state import MARKER, StateFolder
-from mesh.supervisord import WATCHDOG, Supervisor
+from mesh.supervisord import AUTOSCALER, WATCHDOG, Supervisor
 from mesh.triton import remove_shared_memory
 
 LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by themselves
@@ -40,13 +40,20 @@ def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
     say("the mesh is down" if plan is not None or killed else "no mesh was running")
 
 
+def stop_autoscaler(state: StateFolder) -> None:
+    """End the mesh's autoscaler, if there is one: it holds the mesh while it scales, for which `down` must not wait."""
+    supervisor = Supervisor(state)
+    if supervisor.is_running():
+        supervisor.stop([AUTOSCALER])
+
+
 def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> None:
     """No new requests, then the gateway with its streams, then the workers, then Envoy.
 
     The workers go after the gateway has closed its streams: an open one keeps Triton from leaving.
     """
     time.sleep(EXEC_S)  # after Ctrl-C early in a start: a SIGTERM before a part's exec is lost, and SIGKILL comes late
-    supervisor.stop([WATCHDOG])  # it would take a stopping worker for a sick one
+    supervisor.stop([WATCHDOG, AUTOSCALER])  # they would take a stopping worker for a sick one, or a missing one
     _close_edge(plan)
     say("stopping the gateway; running answers may finish")
     supervisor.stop([part.name for part in plan.parts if part.kind == "gateway"])

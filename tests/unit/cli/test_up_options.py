@@ -80,6 +80,16 @@ def test_replicas_are_counted_by_kind_and_what_is_not_named_has_one() -> None:
     assert options.replicas == {"chat": 2, "embed": 0, "rerank": 1}
 
 
+def test_the_most_workers_are_read_by_kind() -> None:
+    assert to_options(words(replicas="chat=2", autoscale="chat=4"), []).autoscale == {"chat": 4}
+
+
+@pytest.mark.parametrize("autoscale", ["chat=1", "chat=x", "web=2", "embed=0"])
+def test_a_most_that_cannot_be_is_named(autoscale: str) -> None:
+    with pytest.raises(UsageFailure, match=autoscale):
+        to_options(words(replicas="chat=2", autoscale=autoscale), [])
+
+
 def test_scale_takes_kinds_and_model_ids() -> None:
     assert read_scale(["chat=3", "org/a=b=1"]) == {"chat": 3, "org/a=b": 1}
 

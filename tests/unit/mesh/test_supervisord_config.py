@@ -1,10 +1,11 @@
 """Supervisor's configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mesh.plan import Model, Options, Part, Plan
 from mesh.state import StateFolder
-from mesh.supervisord import Supervisor, config_text, write_config
+from mesh.supervisord import AUTOSCALER, Supervisor, config_text, write_config
 
 PARTS = (
     Part("w-0", "chat", 0, ("tritonserver",), model="w"),
@@ -25,6 +26,13 @@ def test_term_goes_to_the_server_alone_and_kill_to_its_stubs_too(tmp_path: Path)
     worker = config_text(PLAN, StateFolder(tmp_path))["program:w-0"]
 
     assert (worker["stopasgroup"], worker["killasgroup"]) == ("false", "true")
+
+
+def test_an_autoscaler_runs_only_if_asked_for(tmp_path: Path) -> None:
+    scaled = replace(PLAN, options=replace(PLAN.options, autoscale={"chat": 2}))
+
+    assert f"program:{AUTOSCALER}" in config_text(scaled, StateFolder(tmp_path))
+    assert f"program:{AUTOSCALER}" not in config_text(PLAN, StateFolder(tmp_path))
 
 
 def test_odd_characters_in_the_folder_never_reach_the_configuration(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Decides how many workers a model needs, by the algorithm and the rules of Kubernetes' autoscaler; reads no clock."""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from mesh.plan import ModelKind
+
+TOLERANCE: Final = 0.1  # a mean this near its target changes nothing
+UP_PERIOD_S: Final = 30.0  # in which the number may double, or grow by two
+DOWN_PERIOD_S: Final = 300.0  # in which it may halve, and which nothing must have spoken against it
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The mean of a metric over a model's workers, and what it should be."""
+
+    metric: str
+    target: float
+
+
+RULES: Final[Mapping[ModelKind, Sequence[Rule]]] = MappingProxyType(
+    {
+        "chat": (Rule("mesh_tokens_waiting", 8192), Rule("vllm:kv_cache_usage_perc", 0.8)),
+        "embed": (Rule("mesh_queue_age_seconds", 0.5),),
+        "rerank": (Rule("mesh_inputs_waiting", 256),),
+    }
+)
+
+
+@dataclass(slots=True)
+class Autoscaler:
+    """One model's. least, most: workers. Times are of any clock, in seconds.
+
+    Source: Kubernetes, Horizontal Pod Autoscaling, "Algorithm details" and "Configurable scaling behavior".
+    """
+
+    rules: Sequence[Rule]
+    least: int
+    most: int
+    _wanted: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # in the last DOWN_PERIOD_S
+    _changes: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # and by how many they changed
+
+    def decide(self, pages: Sequence[Mapping[str, float]], current: int, now_s: float) -> int:
+        """How many there should be now. pages: metrics of the workers that answer. current: how many there are."""
+        for past in (self._wanted, self._changes):
+            while past and past[0][0] < now_s - DOWN_PERIOD_S:
+                past.popleft()
+        self._wanted.append((now_s, self._wish(pages, current)))
+        wish = self._wanted[-1][1]
+        if wish < current:  # up at once, down only if nothing asked for more meanwhile
+            wish = min(current, max(number for _, number in self._wanted))
+        wish = max(self.least, min(self.most, self._within_pace(wish, current, now_s)))
+        if wish != current:
+            self._changes.append((now_s, wish - current))
+        return wish
+
+    def _wish(self, pages: Sequence[Mapping[str, float]], current: int) -> int:
+        """The most that any rule asks for."""
+        if not pages:
+            return current
+        wishes = [self.least]
+        for rule in self.rules:
+            ratio = sum(page.get(rule.metric, 0.0) for page in pages) / len(pages) / rule.target
+            wishes.append(current if abs(ratio - 1) <= TOLERANCE else math.ceil(current * ratio))
+        return max(wishes)
+
+    def _within_pace(self, wish: int, current: int, now_s: float) -> int:
+        added = sum(change for at_s, change in self._changes if change > 0 and at_s > now_s - UP_PERIOD_S)
+        removed = -sum(change for _, change in self._changes if change < 0)
+        most = max(2 * (current - added), current - added + 2)
+        least = (current + removed) // 2
+        return max(least, min(most, wish))

@@ -1,0 +1,78 @@
+"""How many workers are wanted, as Kubernetes' autoscaler would have it."""
+
+import pytest
+
+from mesh.autoscale import DOWN_PERIOD_S, RULES, UP_PERIOD_S, Autoscaler, Rule
+
+RULE = Rule("load", 10)
+
+
+def pages(load: float, count: int = 1) -> list[dict[str, float]]:
+    return [{"load": load}] * count
+
+
+def make(least: int = 1, most: int = 8) -> Autoscaler:
+    return Autoscaler((RULE,), least, most)
+
+
+@pytest.mark.parametrize(
+    ("load", "current", "wanted"),
+    [(10, 2, 2), (10.9, 2, 2), (9.1, 2, 2), (12, 2, 3), (15, 2, 3), (25, 1, 3), (0, 1, 1), (1000, 1, 3), (1000, 3, 6)],
+)
+def test_the_number_follows_the_mean_with_a_tolerance_and_at_most_doubles_or_grows_by_two(
+    load: float, current: int, wanted: int
+) -> None:
+    assert make().decide(pages(load, current), current, 0.0) == wanted
+
+
+def test_the_rule_that_asks_for_most_counts() -> None:
+    scaler = Autoscaler((RULE, Rule("other", 1)), 1, 8)
+
+    assert scaler.decide([{"load": 1, "other": 2}], 1, 0.0) == 2
+
+
+def test_the_limits_hold() -> None:
+    assert make(most=4).decide(pages(1000, 4), 4, 0.0) == 4
+    assert make(least=2).decide(pages(0, 1), 1, 0.0) == 2
+
+
+def test_it_goes_on_growing_only_in_the_next_period() -> None:
+    scaler = make()
+
+    numbers = [scaler.decide(pages(1000, 3), 3, at_s) for at_s in (0.0,)]
+    numbers += [scaler.decide(pages(1000, 6), 6, at_s) for at_s in (UP_PERIOD_S / 2, UP_PERIOD_S + 1)]
+
+    assert numbers == [6, 6, 8]
+
+
+def test_it_shrinks_only_after_nothing_asked_for_more_and_by_half() -> None:
+    scaler = make()
+    scaler.decide(pages(10, 8), 8, 0.0)
+
+    soon = scaler.decide(pages(0, 8), 8, DOWN_PERIOD_S - 1)
+    late = scaler.decide(pages(0, 8), 8, DOWN_PERIOD_S + 1)
+    later = scaler.decide(pages(0, 4), 4, DOWN_PERIOD_S + 2)
+
+    assert (soon, late, later) == (8, 4, 4)
+
+
+def test_a_load_that_comes_and_goes_does_not_flap() -> None:
+    scaler, current, numbers = make(), 1, set[int]()
+    for second in range(0, 1200, 15):
+        load = 25 if (second // 60) % 2 == 0 else 0  # a minute of work, a minute of none
+        current = scaler.decide(pages(load / current, current), current, float(second))
+        numbers.add(current)
+
+    assert numbers == {3}
+
+
+def test_nobody_who_answers_changes_nothing() -> None:
+    assert make().decide([], 3, 0.0) == 3
+
+
+def test_every_kind_has_its_rules() -> None:
+    assert {kind: [rule.metric for rule in rules] for kind, rules in RULES.items()} == {
+        "chat": ["mesh_tokens_waiting", "vllm:kv_cache_usage_perc"],
+        "embed": ["mesh_queue_age_seconds"],
+        "rerank": ["mesh_inputs_waiting"],
+    }
