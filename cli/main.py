@@ -30,6 +30,12 @@ _DTYPE = "Number format of the {} models' weights: {}."
 ChatDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("chat", ", ".join(DTYPES["chat"])))]
 EmbedDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("embedding", ", ".join(DTYPES["embed"])))]
 RerankDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("reranking", ", ".join(DTYPES["rerank"])))]
+ReplicasOption = Annotated[
+    str, typer.Option(help="Workers per model by kind, e.g. chat=2,embed=1,rerank=0; 0 leaves a kind out.")
+]
+AutoscaleOption = Annotated[
+    str, typer.Option(help="Most workers per model by kind, e.g. chat=4: as many run as the load needs.")
+]
 NoKeysOption = Annotated[
     bool, typer.Option("--insecure-no-keys", help="Ask for no keys, even where others can reach the edge.")
 ]
@@ -62,12 +68,8 @@ def up(
         int | None,
         typer.Option(min=1, help="Longest chat, prompt and answer, in tokens; default: the model's."),
     ] = None,
-    replicas: Annotated[
-        str, typer.Option(help="Workers per model by kind, e.g. chat=2,embed=1,rerank=0; 0 leaves a kind out.")
-    ] = "chat=1,embed=1,rerank=1",
-    autoscale: Annotated[
-        str, typer.Option(help="Most workers per model by kind, e.g. chat=4: as many run as the load needs.")
-    ] = "",
+    replicas: ReplicasOption = "chat=1,embed=1,rerank=1",
+    autoscale: AutoscaleOption = "",
     gateway: Annotated[
         int, typer.Option(min=1, max=8, help="Gateway processes; with two, restarts interrupt nobody.")
     ] = 1,
