@@ -6,7 +6,7 @@ from typing import Final
 
 from meshkit.errors import Reason
 from workerkit.batcher import Batch, Load, Times
-from workerkit.metrics import Kind, MakeMetric, Metric, Row
+from workerkit.metrics import Kind, MakeMetric, Row, TalliedCounter, TalliedHistogram
 
 _LOAD: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
     {
@@ -29,21 +29,21 @@ _OK: Final = "ok"
 
 
 class BatchMetrics:
-    """What a worker did and how long it took. Its methods may be called from one thread at a time."""
+    """What a worker did and how long it took. Its methods may be called from one thread at a time.
+
+    The load is shown at once; what happens with every request or batch is noted, and shown when tell is called.
+    """
 
     def __init__(self, make: MakeMetric, *, model_id: str) -> None:
         self._make, self._labels = make, {"model_name": model_id}
-        labels = self._labels
-        self._load = {field: make(Kind.GAUGE, row, labels) for field, row in _LOAD.items()}
+        self._load = {field: make(Kind.GAUGE, row, self._labels) for field, row in _LOAD.items()}
         self._shown = Load(0, 0)
-        self._ended: dict[str, Metric] = {}
-        self._inputs = make(Kind.COUNTER, _INPUTS, labels)
-        self._tokens = make(Kind.COUNTER, _TOKENS, labels)
-        self._truncated = make(Kind.COUNTER, _TRUNCATED, labels)
-        self._batch_tokens = make(Kind.HISTOGRAM, _BATCH_TOKENS, labels, _COUNTS)
-        self._forward = make(Kind.HISTOGRAM, _FORWARD, labels, _SECONDS)
-        self._queue = make(Kind.HISTOGRAM, _QUEUE, labels, _SECONDS)
-        self._request = make(Kind.HISTOGRAM, _REQUEST, labels, _SECONDS)
+        self._ended: dict[str, TalliedCounter] = {}
+        self._inputs, self._tokens, self._truncated = map(self._counter, (_INPUTS, _TOKENS, _TRUNCATED))
+        self._batch_tokens = TalliedHistogram(make, _BATCH_TOKENS, self._labels, _COUNTS)
+        self._forward, self._queue, self._request = (
+            TalliedHistogram(make, row, self._labels, _SECONDS) for row in (_FORWARD, _QUEUE, _REQUEST)
+        )
 
     def note_batch(self, batch: Batch) -> None:
         """A batch was computed."""
@@ -64,14 +64,23 @@ class BatchMetrics:
         self._count(_OK)
         self._queue.observe(times.begun_s - times.queued_s)
         self._request.observe(seconds)
-        if num_truncated:
-            self._truncated.increment(num_truncated)
+        self._truncated.increment(num_truncated)
 
     def note_failure(self, reason: Reason) -> None:
         """A request ended without an answer."""
         self._count(reason)
 
+    def tell(self) -> None:
+        """Show what was noted since the last time."""
+        for counter in (self._inputs, self._tokens, self._truncated, *self._ended.values()):
+            counter.tell()
+        for histogram in (self._batch_tokens, self._forward, self._queue, self._request):
+            histogram.tell()
+
     def _count(self, end: str) -> None:
         if end not in self._ended:
-            self._ended[end] = self._make(Kind.COUNTER, _ENDED, self._labels | {"reason": end})
-        self._ended[end].increment(1)
+            self._ended[end] = self._counter(_ENDED, reason=end)
+        self._ended[end].increment()
+
+    def _counter(self, row: Row, **labels: str) -> TalliedCounter:
+        return TalliedCounter(self._make(Kind.COUNTER, row, self._labels | labels))

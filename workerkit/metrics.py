@@ -46,11 +46,25 @@ class MakeMetric(Protocol):
         ...
 
 
-class TalliedHistogram:
-    """A histogram told to whoever shows it many observations at a time, as the counters it consists of.
+class TalliedCounter:
+    """A counter told to whoever shows it many gains at a time: each call of a Metric is a message to its process."""
 
-    For what is observed with every token: each call of a Metric costs a message between two processes.
-    """
+    def __init__(self, metric: Metric) -> None:
+        self._metric, self._gain = metric, 0.0
+
+    def increment(self, value: float = 1) -> None:
+        """Note a gain."""
+        self._gain += value
+
+    def tell(self) -> None:
+        """Hand over what was noted since the last time."""
+        if self._gain:
+            self._metric.increment(self._gain)
+            self._gain = 0.0
+
+
+class TalliedHistogram:
+    """A histogram told to whoever shows it many observations at a time, as the counters it consists of."""
 
     def __init__(self, make: MakeMetric, row: Row, labels: Mapping[str, str], bounds: Sequence[float]) -> None:
         self._bounds = bounds

@@ -3,10 +3,12 @@
 from __future__ import annotations  # Triton's module has no types to import at run time
 
 import logging
+import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Generic
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Generic
 
 from meshkit import telemetry
 from meshkit.errors import MeshError, Reason
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FEW_TOKENS: Final = 256
+_SHORT_STAY_S: Final = 0.1
+_TELL_S: Final = 0.5
+
 
 class Replies:
     """The thread, the metrics only it touches, and the places that requests hold from the door to their answer."""
@@ -28,15 +34,21 @@ class Replies:
     def __init__(self, metrics: BatchMetrics, max_requests: int) -> None:
         self.metrics = metrics
         self._places = threading.BoundedSemaphore(max_requests)  # taken by Triton's thread, given back by this one
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reply")
+        self._acts: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._act_until_closed, name="reply", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
 
     def close(self) -> None:
         """Do what is queued, then stop."""
-        self._thread.shutdown()
+        self._acts.put(None)
+        self._thread.join()
 
     def later(self, act: Callable[[], None]) -> None:
         """Have something done on the thread; what goes wrong there is nobody else's trouble."""
-        self._thread.submit(_guarded, act)
+        self._acts.put(act)
 
     def take_place(self) -> bool:
         """Whether there was room for one more request."""
@@ -57,6 +69,19 @@ class Replies:
         """See Observer."""
         self.later(lambda: self.metrics.note_load(load))
 
+    def _act_until_closed(self) -> None:
+        """Do one thing after the other; now and then, and at the end, show what they noted."""
+        told_s = time.monotonic()
+        while True:
+            with suppress(queue.Empty):
+                if (act := self._acts.get(timeout=_TELL_S)) is None:
+                    break
+                _guarded(act)
+            if time.monotonic() - told_s >= _TELL_S:
+                _guarded(self.metrics.tell)
+                told_s = time.monotonic()
+        _guarded(self.metrics.tell)
+
 
 class TritonReply(Generic[SomeItem, Result]):
     """The way back to one caller, who holds a place. prepared: known once the request was tokenised."""
@@ -68,8 +93,10 @@ class TritonReply(Generic[SomeItem, Result]):
         self.prepared: Prepared[SomeItem, Result] | None = None
 
     def is_cancelled(self) -> bool:
-        """See Reply."""
-        return bool(self._sender.is_cancelled())
+        """See Reply. Asking is a message to Triton and back, dearer than computing a short text of one just come."""
+        assert self.prepared is not None, "it was tokenised before it was queued"
+        worth_asking = self.prepared.num_tokens > _FEW_TOKENS or self._trace.age_s() > _SHORT_STAY_S
+        return worth_asking and bool(self._sender.is_cancelled())
 
     def finish(self, results: Sequence[Result], times: Times) -> None:
         """See Reply."""

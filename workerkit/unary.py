@@ -62,7 +62,8 @@ class UnaryAdapter(Generic[SomeItem, Result]):
         )
 
     def start(self) -> None:
-        """Start the thread that computes."""
+        """Start the threads."""
+        self._replies.start()
         self._batcher.start()
 
     def close(self) -> None:
