@@ -19,7 +19,7 @@ from bench.prompts import Prompts
 from mesh.cache import demo_checkpoint
 from meshkit.errors import MeshError
 from modelkit.native.model import NativeDecoder
-from modelkit.precision import kv_bytes_per_token
+from modelkit.shapes import kv_bytes_per_token
 from services.chat_worker.engine import engine as engine_module
 from services.chat_worker.engine.engine import Engine
 from services.chat_worker.engine.generation import Load, Piece
@@ -155,7 +155,7 @@ def weight_bytes(worker: ChatWorker) -> int:
 def kv_bytes(worker: ChatWorker) -> int:
     """What a step reads for each token of context."""
     model = model_of(worker)
-    return kv_bytes_per_token(model._weights.config, model.keys.dtype)
+    return kv_bytes_per_token(model._weights.config, model.keys.dtype.itemsize)
 
 
 def model_of(worker: ChatWorker) -> NativeDecoder:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from modelkit.config import Architecture, CheckpointError, DecoderConfig, read_config
 from modelkit.decoder import Decoder
-from modelkit.layout import split_qkv, tensor_shapes
+from modelkit.layout import split_qkv
+from modelkit.shapes import tensor_shapes
 from modelkit.weights import StoredTensor, open_weights, read_finite
 
 DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from modelkit.checkpoint import Checkpoint, build_decoder, parameters
-from modelkit.config import CheckpointError, DecoderConfig
+from modelkit.config import CheckpointError
 from modelkit.decoder import Decoder
 from modelkit.devices import paged_model
 from modelkit.native.library import Library, best_library
@@ -79,11 +79,6 @@ def read_weights(checkpoint: Checkpoint, precision: Precision, device: torch.dev
     if precision is not Precision.FP32:
         _round_weights(decoder, Format[precision.name])
     return ServedWeights(precision, "torch", torch.float32, partial(paged_model, decoder))
-
-
-def kv_bytes_per_token(config: DecoderConfig, dtype: torch.dtype) -> int:
-    """What one token takes in the KV cache."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
 
 def _on_cuda(checkpoint: Checkpoint, precision: Precision, device: torch.device) -> ServedWeights:

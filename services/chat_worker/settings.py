@@ -25,6 +25,9 @@ class ChatSettings(BaseSettings):
     )
     block_len: int = Field(default=32, gt=0, description="Tokens per KV-cache block.")
     kv_windows: int = Field(default=4, gt=0, description="Windows the KV cache holds; memory is used as it fills.")
+    kv_memory_share: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the memory free beside the weights that the KV cache may take."
+    )
     max_step_tokens: int = Field(default=512, gt=0, description="Tokens computed in one engine step at most.")
     max_running: int = Field(default=64, gt=0, description="Sequences decoded together at most.")
     max_requests: int = Field(default=512, gt=0, description="Requests in progress, waiting ones included, at most.")

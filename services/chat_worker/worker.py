@@ -9,7 +9,8 @@ from modelkit.chat_template import load_chat_template
 from modelkit.config import DecoderConfig, read_config
 from modelkit.devices import best_device, fitting_block_len, free_bytes
 from modelkit.paged import PagedModel, Segment, Step
-from modelkit.precision import kv_bytes_per_token, load_weights
+from modelkit.precision import load_weights
+from modelkit.shapes import kv_bytes_per_token
 from modelkit.tokenizer import Tokenizer, load_tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.detok import Detokenizer
@@ -26,8 +27,6 @@ from services.chat_worker.prompt import Prepared, PromptBuilder
 from services.chat_worker.settings import ChatSettings
 
 log = logging.getLogger(__name__)
-
-_KV_MEMORY_SHARE = 0.5  # of the memory that is free after the weights are loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,9 @@ def build_worker(settings: ChatSettings, sink: Sink) -> ChatWorker:
     template = load_chat_template(folder, tokenizer)
     block_len = fitting_block_len(settings.block_len, device)
     weights = load_weights(folder, settings.dtype, device, block_len)
-    block_bytes = kv_bytes_per_token(config, weights.kv_dtype) * block_len
-    num_blocks = _num_blocks(settings.kv_windows, -(-max_model_len // block_len), block_bytes, free_bytes(device))
+    block_bytes = kv_bytes_per_token(config, weights.kv_dtype.itemsize) * block_len
+    affordable_bytes = int(free_bytes(device) * settings.kv_memory_share)
+    num_blocks = _num_blocks(settings.kv_windows, -(-max_model_len // block_len), block_bytes, affordable_bytes)
     model = weights.with_cache(
         num_blocks=num_blocks,
         block_len=block_len,
@@ -137,9 +137,8 @@ def _window(asked: int | None, config: DecoderConfig, folder: Path) -> int:
     return asked or longest
 
 
-def _num_blocks(kv_windows: int, window_blocks: int, block_bytes: int, free: int) -> int:
-    """As many windows as asked for, but no more than the free memory allows; at least one, or ValueError."""
-    affordable_bytes = int(free * _KV_MEMORY_SHARE)
+def _num_blocks(kv_windows: int, window_blocks: int, block_bytes: int, affordable_bytes: int) -> int:
+    """As many windows as asked for, but no more than the memory allows; at least one, or ValueError."""
     if window_blocks * block_bytes > affordable_bytes:
         raise ValueError(
             f"the KV cache of one window of {window_blocks} blocks takes {window_blocks * block_bytes} bytes, "

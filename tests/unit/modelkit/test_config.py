@@ -10,8 +10,8 @@ import torch
 
 from modelkit.config import Architecture, CheckpointError, parse_config, read_config
 from modelkit.decoder import Decoder
-from modelkit.layout import tensor_shapes
 from modelkit.rotary import inverse_frequencies
+from modelkit.shapes import tensor_shapes
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "fixtures" / "published_variants.json").read_text())
 LLAMA = {
