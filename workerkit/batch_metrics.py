@@ -11,7 +11,9 @@ from workerkit.metrics import Kind, MakeMetric, Row, TalliedCounter, TalliedHist
 _LOAD: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
     {
         "num_waiting": Row("mesh_requests_waiting", "Requests with inputs that wait for their batch"),
+        "waiting_items": Row("mesh_inputs_waiting", "Texts, or pairs of query and document, that wait for their batch"),
         "waiting_tokens": Row("mesh_tokens_waiting", "Tokens that wait for their batch"),
+        "oldest_wait_s": Row("mesh_queue_age_seconds", "How long the oldest of the requests that wait has waited"),
     }
 )
 _ENDED: Final = Row("mesh_requests_ended_total", "Requests by how they ended: ok, or the reason of the failure")
@@ -37,7 +39,7 @@ class BatchMetrics:
     def __init__(self, make: MakeMetric, *, model_id: str) -> None:
         self._make, self._labels = make, {"model_name": model_id}
         self._load = {field: make(Kind.GAUGE, row, self._labels) for field, row in _LOAD.items()}
-        self._shown = Load(0, 0)
+        self._shown = Load(0, 0, 0, 0.0)
         self._ended: dict[str, TalliedCounter] = {}
         self._inputs, self._tokens, self._truncated = map(self._counter, (_INPUTS, _TOKENS, _TRUNCATED))
         self._batch_tokens = TalliedHistogram(make, _BATCH_TOKENS, self._labels, _COUNTS)

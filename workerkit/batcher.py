@@ -58,10 +58,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What waits for its first or next batch: requests, and tokens of their items."""
+    """What waits for its first or next batch: requests, their items, tokens of those, and how long the oldest waits."""
 
     num_waiting: int
+    waiting_items: int
     waiting_tokens: int
+    oldest_wait_s: float
 
 
 class Observer(Protocol):
@@ -153,7 +155,13 @@ class Batcher(Generic[Item, Result]):
             self._inbox.get()()
         if not self._stopping and (shares := self._take()):
             self._run(shares)
-        self._observer.observe_load(Load(len(self._waiting), self._waiting.num_tokens))
+        self._observer.observe_load(self._load())
+
+    def _load(self) -> Load:
+        waiting = self._waiting
+        oldest_s = min((task.queued_s for task in waiting), default=None)
+        oldest_wait_s = 0.0 if oldest_s is None else self._clock() - oldest_s
+        return Load(len(waiting), waiting.num_items, waiting.num_tokens, oldest_wait_s)
 
     def _add(self, task: _Task[Item, Result]) -> None:
         waiting, more = self._waiting.num_tokens, task.waiting_tokens

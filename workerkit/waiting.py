@@ -1,7 +1,7 @@
 """Decides which items are computed together: a budget of tokens, requests in turns; knows no threads and no clock."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -19,9 +19,14 @@ class Job:
         assert self.costs, "a job has items"
 
     @property
+    def num_waiting(self) -> int:
+        """How many items still wait."""
+        return len(self.costs) - self.num_taken
+
+    @property
     def is_taken(self) -> bool:
         """Whether no item waits any more."""
-        return self.num_taken == len(self.costs)
+        return self.num_waiting == 0
 
     @property
     def waiting_tokens(self) -> int:
@@ -44,6 +49,10 @@ class Waiting(Generic[SomeJob]):
         self._turn_tokens = max(1, max_batch_tokens // _TURNS)
         self._jobs: deque[SomeJob] = deque()
         self.num_tokens = 0  # of all items that wait
+        self.num_items = 0
+
+    def __iter__(self) -> Iterator[SomeJob]:
+        return iter(self._jobs)
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -52,12 +61,14 @@ class Waiting(Generic[SomeJob]):
         """Queue a job behind the others."""
         self._jobs.append(job)
         self.num_tokens += job.waiting_tokens
+        self.num_items += job.num_waiting
 
     def remove(self, job: SomeJob) -> None:
         """Forget what is left of a job; one that does not wait is ignored."""
         if job in self._jobs:
             self._jobs.remove(job)
             self.num_tokens -= job.waiting_tokens
+            self.num_items -= job.num_waiting
 
     def take(self) -> list[tuple[SomeJob, int]]:
         """The next batch, as jobs and indices of their items; empty if nothing waits.
@@ -76,6 +87,7 @@ class Waiting(Generic[SomeJob]):
                 batch.append((job, job.num_taken))
                 job.num_taken += 1
                 self.num_tokens -= cost
+                self.num_items -= 1
                 room, turn = room - cost, turn - cost
             self._jobs.popleft() if job.is_taken else self._jobs.rotate(-1)
         return batch

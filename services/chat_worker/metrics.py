@@ -18,6 +18,7 @@ _GAUGES: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
     {
         "num_running": Row("vllm:num_requests_running", "Answers in the running batch"),
         "num_waiting": Row("vllm:num_requests_waiting", "Answers that wait for room"),
+        "waiting_tokens": Row("mesh_tokens_waiting", "Prompt tokens that are not computed yet"),
         "kv_usage_ratio": Row("vllm:kv_cache_usage_perc", "Share of KV-cache blocks in use, 0 to 1"),
     }
 )

@@ -155,6 +155,7 @@ class Engine:
 
     def _load(self) -> Load:
         batch = self._scheduler.batch
+        unread = (sequence.num_pending for sequence in batch.running)  # 1 is the last token of one that decodes
         return Load(
             num_running=len(batch.running),
             num_waiting=len(batch.waiting),
@@ -166,4 +167,5 @@ class Engine:
             num_prefix_hit=self._blocks.num_hit,
             num_draft_tokens=self._num_drafted,
             num_accepted_draft_tokens=self._num_accepted,
+            waiting_tokens=batch.waiting.num_tokens + sum(pending for pending in unread if pending > 1),
         )

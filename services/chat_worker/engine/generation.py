@@ -90,6 +90,7 @@ class Load:
     num_prefix_hit: int = 0  # those found there, since the start
     num_draft_tokens: int = 0  # guessed ahead, since the start
     num_accepted_draft_tokens: int = 0  # those that held, since the start
+    waiting_tokens: int = 0  # of prompts that are not computed yet, of running answers too
 
 
 class Sink(Protocol):

@@ -242,6 +242,16 @@ def test_bulk_ends_although_interactive_requests_never_stop_coming() -> None:
     assert len(engine.scheduler.batch.waiting) > 0
 
 
+def test_tokens_wait_until_they_are_computed_and_generated_ones_never_do() -> None:
+    engine = SteppedEngine(max_step_tokens=16, max_running=1)
+    engine.add(0, Job(b"x" * 40, max_tokens=3))
+    engine.add(1, Job(b"y" * 20, max_tokens=1))
+    while engine.engine.has_work:
+        engine.step()
+    waiting = [load.waiting_tokens for load in engine.sink.loads]
+    assert waiting == [44, 28, 20, 20, 20, 4, 0]
+
+
 def test_a_long_prompt_does_not_stall_running_streams() -> None:
     engine = SteppedEngine(max_step_tokens=2048, num_blocks=2048)
     streams = [engine.add(number, Job(bytes([number]), max_tokens=100)) for number in range(4)]

@@ -12,7 +12,10 @@ from services.chat_worker.metrics import EngineMetrics
 from workerkit.metrics import Kind, Row
 
 # conventions of vLLM's v1/metrics/loggers.py
-GAUGES = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"}
+GAUGES = {
+    *("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"),
+    "mesh_tokens_waiting",  # vLLM has none for that
+}
 COUNTERS = {
     "prompt_tokens_total",
     "generation_tokens_total",
@@ -48,7 +51,7 @@ class Page:
     labels: list[dict[str, str]] = field(default_factory=list)
 
     def __call__(self, kind: Kind, row: Row, labels: Mapping[str, str], buckets: Sequence[float] = ()) -> "Series":
-        assert row.name.startswith("vllm:") and labels["model_name"] == "tiny"
+        assert row.name.startswith(("vllm:", "mesh_")) and labels["model_name"] == "tiny"
         assert list(buckets) == sorted(buckets) and bool(buckets) == (kind is Kind.HISTOGRAM)
         name = row.name.removeprefix("vllm:")
         self.kinds.setdefault(kind, set()).add(name)

@@ -3,18 +3,14 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
 
-from services.chat_worker.metrics import EngineMetrics
-from services.gateway.metrics import Metrics
 from tests.fixtures.debian import program
-from workerkit.batch_metrics import BatchMetrics
-from workerkit.metrics import Kind, Metric, Row
+from tests.fixtures.exported import exported_names
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "monitoring"
 OF_PROMETHEUS = {"up"}
@@ -65,27 +61,3 @@ def test_every_metric_that_is_asked_for_is_exported() -> None:
 def dashboard_queries() -> Iterator[str]:
     panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
     return (target["expr"] for panel in panels for target in panel["targets"])
-
-
-def exported_names() -> set[str]:
-    """Names of all series that gateway and workers register, those of a histogram spelled out."""
-    names = set(re.findall(r"^# TYPE (\S+)", generate_latest(Metrics().registry).decode(), re.MULTILINE))
-    kinds = {name: Kind.COUNTER for name in names if name.endswith("_total")}
-    kinds |= {name: Kind.HISTOGRAM for name in names if name.endswith("_seconds")}
-
-    class Silent:
-        def set(self, value: float) -> None: ...
-        def increment(self, value: float) -> None: ...
-        def observe(self, value: float) -> None: ...
-
-    def make(kind: Kind, row: Row, labels: Mapping[str, str], buckets: Sequence[float] = ()) -> Metric:
-        names.add(row.name)
-        kinds[row.name] = kind
-        return Silent()
-
-    EngineMetrics(make, model_id="a")
-    BatchMetrics(make, model_id="a")
-    parts = [
-        f"{name}_{part}" for name in names if kinds.get(name) is Kind.HISTOGRAM for part in ("bucket", "sum", "count")
-    ]
-    return names | set(parts)

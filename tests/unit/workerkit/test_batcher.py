@@ -136,7 +136,19 @@ def test_requests_that_wait_are_computed_together() -> None:
         assert [caller.ending() for caller in callers] == [[4, 6], [8, 10], [12, 14]]
     assert [sorted(batch) for batch in model.batches] == [[1], [2, 3, 4, 5, 6, 7]]
     assert [(batch.num_items, batch.num_tokens) for batch in notes.batches] == [(1, 1), (6, 12)]
-    assert notes.loads[-1] == Load(0, 0)
+    assert notes.loads[-1] == Load(0, 0, 0, 0.0)
+
+
+def test_what_waits_is_told_in_requests_inputs_tokens_and_seconds() -> None:
+    model, notes = Model(), Notes()
+    with running(model, notes) as batcher:
+        hold(batcher, model)
+        callers = [submit(batcher, items, cost=16) for items in ([2], [3, 4], [5, 6, 7])]  # one input fills a batch
+        model.may_go.set()
+        assert [caller.ending() for caller in callers] == [[4], [6, 8], [10, 12, 14]]
+    waiting = [(load.num_waiting, load.waiting_items, load.waiting_tokens) for load in notes.loads]
+    assert waiting[:7] == [(0, 0, 0), (2, 5, 80), (2, 4, 64), (2, 3, 48), (1, 2, 32), (1, 1, 16), (0, 0, 0)]
+    assert [load.oldest_wait_s > 0 for load in notes.loads] == [load.num_waiting > 0 for load in notes.loads]
 
 
 def test_a_failed_batch_answers_all_its_requests_and_the_next_one_is_computed() -> None:
@@ -198,7 +210,7 @@ def test_times_run_from_the_queue_over_the_first_batch_to_the_last() -> None:
     batcher.start()
     assert caller.ending() == [2, 4]
     batcher.close()
-    assert caller.times == Times(queued_s=0, begun_s=1, ended_s=4)
+    assert caller.times == Times(queued_s=0, begun_s=1, ended_s=5)  # read once in between, for the age of the queue
 
 
 def test_a_ping_is_answered_between_two_batches() -> None:
