@@ -3,17 +3,15 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from cli.failures import UsageFailure
 from mesh.cache import cache_folder, demo_checkpoint
+from mesh.checkpoint_fetch import demo_command, hub_command
 from mesh.failure import MeshFailure
 
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# Everything a checkpoint may consist of, and no code.
-_PATTERNS: Final = ["*.json", "*.safetensors", "*.bin", "*.tiktoken", "*.model", "*.txt", "*.jinja"]
 
 
 def find_checkpoint(source: str | None, kind: str = "chat") -> Path:
@@ -30,26 +28,14 @@ def find_checkpoint(source: str | None, kind: str = "chat") -> Path:
 
 def _demo(kind: str) -> Path:
     folder = demo_checkpoint(kind)
-    if not folder.exists():
-        maker = "embed" if kind == "embed" else "chat"  # the demo chat model reranks as well
-        command = [
-            sys.executable,
-            "-m",
-            "modelkit.demo",
-            maker,
-            str(folder),
-        ]  # it loads torch
-        if subprocess.run(command, check=False).returncode != 0:
-            raise MeshFailure(f"fetching the demo weights failed; see above, or give your own: --{kind}-model DIR")
+    if not folder.exists() and subprocess.run(demo_command(kind, folder), check=False).returncode != 0:
+        raise MeshFailure(f"fetching the demo weights failed; see above, or give your own: --{kind}-model DIR")
     return folder
 
 
 def _from_hub(name: str) -> Path:
     # hf shows its own progress and errors on standard error; the last line of its output is the folder.
-    command = [str(Path(sys.executable).with_name("hf")), "download", name, "--quiet"]
-    command += ["--cache-dir", str(cache_folder() / "hub")]
-    for pattern in _PATTERNS:
-        command += ["--include", pattern]
+    command = hub_command(name, "--cache-dir", str(cache_folder() / "hub"))
     result = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         raise MeshFailure(

