@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.machine import RESULTS, read_head
-from bench.perf_analyzer.fetch import VERSION, FetchError, perf_analyzer
+from bench.perf_analyzer.fetch import VERSION, perf_analyzer
 from bench.perf_analyzer.figures import Level, input_data, read_export, to_markdown
 from bench.perf_analyzer.subjects import SUBJECTS
 from bench.private_mesh import private_mesh
 from bench.prompts import Prompts
+from bench.wheels import FetchError
 
 _LEVELS = (1, 2, 4, 8, 16, 32)
 _LEAST_REQUESTS, _ROUNDS = 16, 4  # of a level: so many, and so many for each that is open at once

