@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill eval-rerank perf-analyzer
+.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill eval-rerank perf-analyzer
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -20,6 +20,9 @@ down: ## stop the mesh and leave nothing behind; ARGS="--state DIR" for another 
 
 test: setup ## run the whole test suite, tier by tier
 	@for tier in $(TIERS); do if [ -d tests/$$tier ]; then echo "== tests/$$tier"; $(BIN)/pytest -q tests/$$tier || exit 1; fi; done
+
+k8s-e2e: setup ## deploy every overlay of k8s/ to a real control plane, built once from Debian's sources; not part of make test
+	@$(BIN)/pytest -q tests/k8s $(ARGS)
 
 check: setup proto ## run every lint, type and contract check; fails on stale generated code
 	@$(BIN)/pre-commit run --all-files
@@ -86,4 +89,4 @@ perf-analyzer: setup ## run NVIDIA's perf_analyzer against every kind of model; 
 	@$(BIN)/python -m bench.perf_analyzer $(ARGS)
 
 help: ## print this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14

@@ -214,6 +214,7 @@ def test_pods_have_the_time_they_need_to_leave(name: str) -> None:
     for deployment in of_kind(name, "Deployment"):
         grace_s, found = pod(deployment)["terminationGracePeriodSeconds"], variables(name, deployment)
         (container,) = pod(deployment)["containers"]
+        assert container["livenessProbe"]["terminationGracePeriodSeconds"] <= 10, "what is stuck has nothing to end"
         if deployment["metadata"]["name"] == "gateway":
             assert float(found["GATEWAY_DRAIN_TIMEOUT_S"]) >= longest
             assert grace_s > float(found["GATEWAY_LEAVE_S"]) + float(found["GATEWAY_DRAIN_TIMEOUT_S"])

@@ -1,10 +1,11 @@
-"""What k8s/ scales on: metrics that exist, of the part that is scaled, and the same rules for KEDA and for the HPA."""
+"""What k8s/ scales on: metrics that exist, of the part that is scaled; one set of rules for KEDA, HPA and us."""
 
 import re
 from typing import Final
 
 import pytest
 
+from mesh.autoscale import DOWN_PERIOD_S, RULES, UP_PERIOD_S
 from mesh.kubernetes import MESH
 from services.chat_worker.metrics import EngineMetrics
 from services.gateway.metrics import Metrics
@@ -13,9 +14,7 @@ from tests.fixtures.manifests import BUILDS, Object, by_name
 from workerkit.batch_metrics import BatchMetrics
 
 SIGNALS: Final = {  # by workload: metrics that its number of replicas follows, with how much of each one replica bears
-    "chat-worker": {"mesh_tokens_waiting": 8192, "vllm:kv_cache_usage_perc": 0.8},
-    "embed-worker": {"mesh_queue_age_seconds": 0.5},
-    "rerank-worker": {"mesh_inputs_waiting": 256},
+    **{f"{kind}-worker": {rule.metric: rule.target for rule in rules} for kind, rules in RULES.items()},
     "gateway": {"mesh_requests_running": 200, "cpu": 70},
 }
 EXPORTED: Final = {
@@ -54,7 +53,7 @@ def hpa_signals(spec: Object) -> dict[str, float]:
     return found
 
 
-def test_every_part_follows_its_own_signals_under_keda_and_under_the_hpa() -> None:
+def test_keda_the_hpa_and_the_local_autoscaler_follow_the_same_signals() -> None:
     scaled, scalers = by_name("gpu", "ScaledObject"), by_name("cpu-demo with options", "HorizontalPodAutoscaler")
     keda = {workload: keda_signals(spec) for workload, spec in scaled.items()}
     hpa = {workload: hpa_signals(spec) for workload, spec in scalers.items()}
@@ -87,9 +86,9 @@ def test_every_scaler_is_fast_up_and_slow_down_and_owns_the_number_of_replicas(n
     configs |= by_name(name, "HorizontalPodAutoscaler")
     for config in configs.values():
         up, down = config["behavior"]["scaleUp"], config["behavior"]["scaleDown"]
-        assert up["stabilizationWindowSeconds"] == 0
-        assert down["stabilizationWindowSeconds"] >= 300
-        assert min(each["periodSeconds"] for each in down["policies"]) >= 10 * up["policies"][0]["periodSeconds"]
+        assert (up["stabilizationWindowSeconds"], down["stabilizationWindowSeconds"]) == (0, DOWN_PERIOD_S)
+        assert {each["periodSeconds"] for each in up["policies"]} == {UP_PERIOD_S}
+        assert {each["periodSeconds"] for each in down["policies"]} == {DOWN_PERIOD_S}
     for workload, spec in by_name(name, "Deployment").items():
         assert workload not in configs or "replicas" not in spec
 
