@@ -1,0 +1,113 @@
+"""A Kubernetes metrics API on loopback that tells the autoscaler of every pod what a test wants it to hear."""
+
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.k8s.control_plane.cluster import Cluster
+
+GROUP = "custom.metrics.k8s.io"
+_ROOT = f"/apis/{GROUP}/v1beta1"
+
+
+@contextmanager
+def metrics_api(
+    cluster: Cluster, folder: Path, names: Sequence[str], value: Callable[[str, int], float]
+) -> Generator[None]:
+    """Serve these pod metrics, as the cluster's own. value: of a metric for each of so many running pods."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            body = json.dumps(self._answer(url.path.removeprefix(_ROOT), url.query)).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _answer(self, path: str, query: str) -> dict[str, Any]:
+            if not path.startswith("/namespaces/"):
+                listed = [_resource(name) for name in names]
+                version = f"{GROUP}/v1beta1"
+                return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": listed}
+            _, _, namespace, *_, name = path.split("/")
+            pods = cluster.get(f"/api/v1/namespaces/{namespace}/pods?{query}")["items"]
+            running = [each for each in pods if each["status"].get("phase") == "Running"]
+            return {
+                "kind": "MetricValueList",
+                "apiVersion": f"{GROUP}/v1beta1",
+                "metadata": {},
+                "items": [_value(each, name, value(name, len(running))) for each in running],
+            }
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = _certificate(folder).wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        _register(cluster, server.server_port)
+        yield
+    finally:
+        cluster.kubectl("delete", "apiservice", f"v1beta1.{GROUP}", "--ignore-not-found")
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _resource(name: str) -> dict[str, Any]:
+    return {"name": f"pods/{name}", "namespaced": True, "kind": "MetricValueList", "verbs": ["get"]}
+
+
+def _value(pod: dict[str, Any], metric: str, value: float) -> dict[str, Any]:
+    metadata = pod["metadata"]
+    described = {"kind": "Pod", "apiVersion": "/v1", "name": metadata["name"], "namespace": metadata["namespace"]}
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    amount = f"{round(value * 1000)}m"
+    return {"describedObject": described, "metric": {"name": metric}, "timestamp": now, "value": amount} | {
+        "metricName": metric  # v1beta1's word
+    }
+
+
+def _certificate(folder: Path) -> ssl.SSLContext:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return context
+
+
+def _register(cluster: Cluster, port: int) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "metrics", "namespace": "default"},
+        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port, "protocol": "TCP"}]},
+    }
+    api = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": f"v1beta1.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "version": "v1beta1",
+            "service": {"name": "metrics", "namespace": "default", "port": port},
+            "insecureSkipTLSVerify": True,
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+        },
+    }
+    cluster.kubectl("apply", "--server-side", "-f", "-", given=[service, api])
+    cluster.kubectl("wait", "--for=condition=Available", "--timeout=60s", "apiservice", f"v1beta1.{GROUP}")
