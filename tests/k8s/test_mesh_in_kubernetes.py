@@ -54,6 +54,7 @@ def deploy(cluster: Cluster) -> Iterator[Callable[[str], str]]:
     yield apply
     for namespace in deployed:
         cluster.kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=90s")
+        cluster.kubectl("delete", "pv", "--all", "--wait=true", "--timeout=30s")
 
 
 def bind(cluster: Cluster, namespace: str, claim: str) -> None:
@@ -110,8 +111,11 @@ def test_every_build_is_taken_and_rolls_out(cluster: Cluster, deploy: Callable[[
 
     wanted = {each["metadata"]["name"] for each in build(name) if each["kind"] == "Deployment"}
     assert {component for component, number in running(cluster, namespace).items() if number} == wanted
-    for service in cluster.get(f"/api/v1/namespaces/{namespace}/endpoints")["items"]:
-        assert service["subsets"][0]["addresses"], service["metadata"]["name"]
+    endpoints = f"/api/v1/namespaces/{namespace}/endpoints"
+    cluster.wait_until(
+        "every Service has a pod",
+        lambda: all(each.get("subsets", [{}])[0].get("addresses") for each in cluster.get(endpoints)["items"]),
+    )
 
 
 def test_a_misspelt_field_is_refused(cluster: Cluster) -> None:

@@ -46,9 +46,9 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         self._write_files()
         with ExitStack() as starting:
+            starting.push(self._running)
             self._start("etcd", *self._etcd_words())
             self._start(str(BINARIES / "kube-apiserver"), *self._api_words())
-            starting.push(self._running)
             self.wait_until("the API server is ready", self._is_ready)
             common = [f"--kubeconfig={self._folder / 'kubeconfig'}", "--bind-address=127.0.0.1", "--leader-elect=false"]
             common += ["--port=0", "--secure-port=0"]
@@ -107,7 +107,7 @@ class Cluster:
 
     def _pretend(self, node: str) -> None:
         """Be the node's kubelet: pods that come are ready, pods that are deleted are gone."""
-        while not self._stopping.wait(0.2):
+        while not self._stopping.wait(0.4):
             try:
                 self.ask(
                     "PATCH", f"/api/v1/nodes/{node}/status", {"status": {"conditions": [_condition("Ready")]}}, _PATCH
