@@ -1,6 +1,7 @@
 """Decides what is measured of a worker that computes batches and under which names; knows no Triton."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -56,6 +57,7 @@ class BatchMetrics:
 
     def note_load(self, load: Load) -> None:
         """Show what waits; only what changed is touched, as each touch is a call into Triton's process."""
+        load = replace(load, oldest_wait_s=round(load.oldest_wait_s, 1))
         for field, metric in self._load.items():
             if (value := getattr(load, field)) != getattr(self._shown, field):
                 metric.set(value)
