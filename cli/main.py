@@ -9,8 +9,8 @@ import typer
 
 from cli.failures import shown_failures
 from cli.options import DTYPES, UpWords
+from cli.plan import plan
 from mesh.state import StateFolder, default_state_folder
-from modelkit.capacity import GPUS, Load
 
 EDGE: Final = "http://127.0.0.1:8360"
 
@@ -160,38 +160,7 @@ def status(
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 
-
-@app.command()
-def plan(
-    model: Annotated[Path, typer.Option(help="Checkpoint folder, or only its config.json; weights are not read.")],
-    gpu: Annotated[str, typer.Option(help=f"One of {', '.join(GPUS)}.")],
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Window in tokens, prompt and answer together; default: the model's.")
-    ] = None,
-    rps: Annotated[float, typer.Option(min=0.0, help="Requests a second at the busiest time.")] = 1.0,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Prompt of an average request.")] = 1000,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Answer of an average request.")] = 300,
-    efficiency: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Share of the data sheet's speed that is reached; measure yours.")
-    ] = 0.5,
-    as_json: JsonOption = False,
-) -> None:
-    """Say how many GPUs a chat model needs, and why; nothing is loaded and no GPU is asked.
-
-    What must fit: the weights, and in the memory they leave the KV cache, which grows by a fixed number of bytes with
-    each token of each running request. A window that does not fit even once cannot be served: exit code 1.
-
-    What must be fast enough: a prompt costs arithmetic, an answer costs reading the weights and the cache once per
-    token, shared by all answers that run together. How much of a GPU's data sheet is reached (--efficiency) is an
-    assumption until you measure it.
-
-    zhinao plan --model config.json --context 360000 --gpu h100 --rps 0.1 --prompt-tokens 100000
-    """
-    from cli.plan import plan as run
-
-    with shown_failures():
-        run(model, context, gpu, Load(rps, prompt_tokens, answer_tokens), efficiency, as_json)
-
+app.command()(plan)
 
 UrlOption = Annotated[str, typer.Option(help="Edge of a mesh, or any server of the same API.")]
 FileOption = Annotated[

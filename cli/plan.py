@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from cli.failures import UsageFailure
+from cli.failures import UsageFailure, shown_failures
 from mesh.failure import MeshFailure
 from modelkit.capacity import FULLEST, GPUS, ITEM_BYTES, KV_MEMORY_SHARE, Fit, Load, Pace, fit, pace
 from modelkit.config import CheckpointError, DecoderConfig, parse_config, read_json
@@ -16,7 +17,36 @@ from modelkit.config import CheckpointError, DecoderConfig, parse_config, read_j
 Line = tuple[str, str, str]  # what, how much, how it comes about
 
 
-def plan(model: Path, context: int | None, gpu: str, load: Load, efficiency: float, as_json: bool) -> None:
+def plan(
+    model: Annotated[Path, typer.Option(help="Checkpoint folder, or only its config.json; weights are not read.")],
+    gpu: Annotated[str, typer.Option(help=f"One of {', '.join(GPUS)}.")],
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Window in tokens, prompt and answer together; default: the model's.")
+    ] = None,
+    rps: Annotated[float, typer.Option(min=0.0, help="Requests a second at the busiest time.")] = 1.0,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Prompt of an average request.")] = 1000,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Answer of an average request.")] = 300,
+    efficiency: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Share of the data sheet's speed that is reached; measure yours.")
+    ] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")] = False,
+) -> None:
+    """Say how many GPUs a chat model needs, and why; nothing is loaded and no GPU is asked.
+
+    What must fit: the weights, and in the memory they leave the KV cache, which grows by a fixed number of bytes with
+    each token of each running request. A window that does not fit even once cannot be served: exit code 1.
+
+    What must be fast enough: a prompt costs arithmetic, an answer costs reading the weights and the cache once per
+    token, shared by all answers that run together. How much of a GPU's data sheet is reached (--efficiency) is an
+    assumption until you measure it.
+
+    zhinao plan --model config.json --context 360000 --gpu h100 --rps 0.1 --prompt-tokens 100000
+    """
+    with shown_failures():
+        _show(model, context, gpu, Load(rps, prompt_tokens, answer_tokens), efficiency, as_json)
+
+
+def _show(model: Path, context: int | None, gpu: str, load: Load, efficiency: float, as_json: bool) -> None:
     """Print the plan; see the help of `zhinao plan`. Raises UsageFailure, or MeshFailure if it cannot be served."""
     config = _read(model)
     if gpu not in GPUS:
