@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 async def answering(
     context: grpc.aio.ServicerContext[Any, Any], gateway: Gateway, *, route: str, request_id: str
 ) -> AsyncGenerator[Call]:
-    """Around the whole of an RPC; a failure inside ends the call with the table's status."""
+    """Around the whole of an RPC; a failure inside ends the call with the table's status.
+
+    Its trailing metadata says what the headers of an HTTP answer do.
+    """
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     call = begin_call(
         request_id or metadata.get("x-request-id"), metadata.get("traceparent"), metadata.get("authorization")
@@ -30,12 +33,19 @@ async def answering(
             await gateway.tenancy.authenticate(call, metadata.get("authorization"))
         yield call
         code = grpc.StatusCode.OK
+        context.set_trailing_metadata(tuple(call.headers().items()))
     except MeshError as error:
         code = error.row.grpc
-        await context.abort_with_status(to_status(error))
+        await _abort(context, error, call)
     except Exception:  # boundary: a client always gets a status of ours
         log.exception("request %s failed", call.request_id)
         code = grpc.StatusCode.INTERNAL
-        await context.abort_with_status(to_status(MeshError(Reason.INTERNAL, "")))
+        await _abort(context, MeshError(Reason.INTERNAL, ""), call)
     finally:
         gateway.metrics.record(call, method="gRPC", route=route, code=code.name)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError, call: Call) -> None:
+    status = to_status(error)
+    metadata = (*(status.trailing_metadata or ()), *call.headers().items())
+    await context.abort(status.code, status.details, metadata)

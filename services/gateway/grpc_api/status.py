@@ -6,18 +6,21 @@ import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from meshkit.errors import MeshError
+from meshkit.errors import MeshError, Reason
 from services.gateway.errors import public_message, retry_after_s
 
 _DOMAIN: Final = "zhinao.mesh"
 
 
 def to_status(error: MeshError) -> grpc.Status:
-    """The failure as a rich status: ErrorInfo, RetryInfo if it may be tried again, BadRequest if a field is wrong."""
+    """The failure as a rich status: ErrorInfo; RetryInfo, BadRequest and QuotaFailure where they have something to say.
+
+    That is: when to try again, which field is wrong, which limit of the key is reached.
+    """
     info = ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={"param": error.param} if error.param else {})
     details = [_packed(info)]
     if (wait_s := retry_after_s(error)) is not None:
@@ -27,6 +30,9 @@ def to_status(error: MeshError) -> grpc.Status:
     if error.param and error.row.grpc is grpc.StatusCode.INVALID_ARGUMENT:
         violation = BadRequest.FieldViolation(field=error.param, description=error.message)
         details.append(_packed(BadRequest(field_violations=[violation])))
+    if error.reason is Reason.TENANT_LIMIT:
+        subject = error.code or error.row.openai_code or ""
+        details.append(_packed(QuotaFailure(violations=[{"subject": subject, "description": error.message}])))
     code: int = error.row.grpc.value[0]
     return rpc_status.to_status(Status(code=code, message=public_message(error), details=details))
 

@@ -9,7 +9,7 @@ import grpc
 import openai
 import pytest
 import pytest_asyncio
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from grpc_status import rpc_status
 
 from services.gateway.tenancy.keys import Limits
@@ -288,6 +288,32 @@ async def test_the_typed_face_refuses_with_the_same_reasons(
     info = ErrorInfo()
     assert status is not None and status.details[0].Unpack(info)
     assert info.reason == reason
+
+
+async def test_the_typed_face_says_which_limit_is_reached_when_to_come_again_and_what_is_left(keyed: Keyed) -> None:
+    key = keyed.key(requests_per_minute=1, tokens_per_minute=5000)
+
+    served = generate(keyed, key)
+    async for _ in served:
+        pass
+    left = dict(await served.trailing_metadata())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in generate(keyed, key):
+            pass
+
+    assert (left["x-ratelimit-limit-requests"], left["x-ratelimit-remaining-requests"]) == ("1", "0")
+    assert (left["x-ratelimit-remaining-tokens"], left["x-ratelimit-reset-tokens"]) == (str(5000 - 8), "30.000s")
+    assert left["x-request-id"] and "worker;dur=" in left["server-timing"]
+    status = rpc_status.from_call(caught.value)  # pyright: ignore[reportArgumentType]
+    assert status is not None
+    retry, quota = RetryInfo(), QuotaFailure()
+    assert status.details[1].Unpack(retry) and status.details[2].Unpack(quota)
+    assert retry.retry_delay.ToSeconds() == 30
+    assert quota.violations[0].subject == "rate_limit_exceeded"
+    assert "1 requests" in quota.violations[0].description
+    refused = dict(caught.value.trailing_metadata())
+    assert refused["x-ratelimit-remaining-requests"] == "0"
+    assert refused["x-request-id"] != left["x-request-id"]
 
 
 async def test_the_typed_face_counts_what_it_served(keyed: Keyed) -> None:
