@@ -6,10 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
 
+from services.gateway.tenancy.keys import Limits
+from services.gateway.tenancy.store import Store, Use
 from tests.fakes.triton import FakeTriton, Hold, last, piece
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -72,6 +76,35 @@ async def test_sigterm_fails_readiness_lets_streams_end_and_exits_with_zero() ->
     assert "data: [DONE]" in lines
     assert process.returncode == 0, stderr.decode()
     assert b"Traceback" not in stderr
+
+
+async def test_what_was_used_until_sigterm_is_in_the_table(tmp_path: Path) -> None:
+    """The last request ends while the process is leaving already."""
+    url, port = f"sqlite:///{tmp_path}/keys.sqlite3", free_port()
+    store = Store.open(url)
+    key, secret = store.create_key("a", "t", Limits())
+    async with (
+        FakeTriton.running() as triton,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+    ):
+        process = await start(port, triton.target, GATEWAY_DATABASE_URL=url)
+        await ready(http)
+        headers = {"authorization": f"Bearer {secret}"}
+        whole = await http.post(CHAT, json={**BODY, "stream": False}, headers=headers)
+        hold = Hold()
+        triton.script = [piece("a"), hold, last("b", prompt_tokens=7, completion_tokens=4)]
+        async with http.stream("POST", CHAT, json=BODY, headers=headers) as answer:
+            await triton.holding.wait()
+            process.send_signal(signal.SIGTERM)
+            hold.release.set()
+            await answer.aread()
+        _, stderr = await process.communicate()
+
+    today = datetime.now(UTC).date()
+    used = store.use(today, today, key.id)
+    store.close()
+    assert (whole.status_code, process.returncode) == (200, 0), stderr.decode()
+    assert list(used.values()) == [Use(requests=2, prompt_tokens=12, completion_tokens=7)]
 
 
 async def test_a_stream_that_does_not_end_is_cut_off_after_the_bound() -> None:
