@@ -12,7 +12,7 @@ from services.gateway.disconnect import CancelOnDisconnect
 from services.gateway.errors import add_error_handlers
 from services.gateway.key_check import KeyCheck
 from services.gateway.metrics import Metrics
-from services.gateway.routes import chat, completions, embeddings, models, operations, rerank, tokens, usage
+from services.gateway.routes import chat, completions, embeddings, models, operations, rerank, responses, tokens, usage
 from services.gateway.settings import GatewaySettings
 from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.upstream.metered import MeteredWorker
@@ -33,7 +33,7 @@ def create_app(settings: GatewaySettings, worker: Worker, metrics: Metrics, tena
     catalog = Catalog(settings.models)
     search = Search(catalog, worker, timeout_s=settings.request_timeout_s)
     app.state.gateway = Gateway(settings, catalog, worker, search, metrics, int(time.time()), tenancy)
-    for routes in (chat, completions, embeddings, rerank, tokens, models, operations, usage):
+    for routes in (chat, completions, responses, embeddings, rerank, tokens, models, operations, usage):
         app.include_router(routes.router)
     add_error_handlers(app)
     app.add_middleware(CancelOnDisconnect)

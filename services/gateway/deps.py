@@ -38,9 +38,12 @@ class Gateway:
     tenancy: Tenancy | None = None
 
     def new_head(self, prefix: str, body: GenerationFields) -> Head:
-        """Draw what a new answer needs from clock and chance; MODEL_NOT_FOUND for an unknown model."""
+        """Draw what a new answer needs from clock and chance; MODEL_NOT_FOUND for an unknown model.
+
+        prefix: of the answer's id, with what divides them.
+        """
         return Head(
-            id=f"{prefix}-{uuid.uuid4().hex}",
+            id=f"{prefix}{uuid.uuid4().hex}",
             created_s=int(time.time()),
             model=self.catalog.find_kind("chat", body.model).id,
             seed=secrets.randbelow(SEED_LIMIT) if body.seed is None else to_seed(body.seed),

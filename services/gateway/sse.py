@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Final, Self
+from typing import ClassVar, Final, Self, cast
 
 import orjson
 from starlette.responses import Response
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S: Final = 15.0
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
-_DONE: Final = b"data: [DONE]\n\n"
 
 
 class EventStream(Response):
@@ -30,7 +29,7 @@ class EventStream(Response):
     def __init__(self, first: Mapping[str, object], rest: AsyncGenerator[Mapping[str, object], None]) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._first = first
+        self._last = first  # the latest chunk
         self._rest = rest
 
     @classmethod
@@ -45,20 +44,51 @@ class EventStream(Response):
         async with aclosing(self._rest):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with pulse:
-                await pulse.send(_event(self._first))
+                await pulse.send(self.event(self._last))
                 await pulse.send(await self._send_rest(pulse))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_rest(self, pulse: "_Pulse") -> bytes:
         try:
             async for chunk in self._rest:
-                await pulse.send(_event(chunk))
+                self._last = chunk
+                await pulse.send(self.event(chunk))
         except MeshError as error:
-            return _event(error_body(error))
+            return self.failure(error)
         except Exception:  # boundary: a stream that only stops looks like an answer
             log.exception("request %s failed", CURRENT.get().request_id)
-            return _event(error_body(MeshError(Reason.INTERNAL, "")))
-        return _DONE
+            return self.failure(MeshError(Reason.INTERNAL, ""))
+        return self.end
+
+    # What a form of streams decides.
+
+    end: ClassVar[bytes] = b"data: [DONE]\n\n"
+
+    def event(self, chunk: Mapping[str, object]) -> bytes:
+        """One chunk."""
+        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+    def failure(self, error: MeshError) -> bytes:
+        """What ends the stream in place of `end`."""
+        return self.event(error_body(error))
+
+
+class NamedEventStream(EventStream):
+    """In the form of the Responses API: events have their type for a name and are numbered, and the last ends it."""
+
+    end = b""
+
+    @override
+    def event(self, chunk: Mapping[str, object]) -> bytes:
+        """See EventStream.event."""
+        return f"event: {chunk['type']}\n".encode() + super().event(chunk)
+
+    @override
+    def failure(self, error: MeshError) -> bytes:
+        """An event of the type error, which also holds what other streams end with: clients look for either."""
+        body = error_body(error)
+        number = cast("int", self._last["sequence_number"]) + 1
+        return self.event({**body["error"], "type": "error", "sequence_number": number, **body})
 
 
 class _Pulse:
@@ -87,7 +117,3 @@ class _Pulse:
             await asyncio.sleep(due_s - self._clock())
             if self._clock() >= self._last_s + KEEP_ALIVE_S:
                 await self.send(_KEEP_ALIVE)
-
-
-def _event(chunk: Mapping[str, object]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -21,9 +21,11 @@ def whole(content: Mapping[str, object] | Sequence[object], body: RequestBody) -
     return _named(Response(data, media_type="application/json"), body)
 
 
-async def streamed(chunks: AsyncGenerator[Mapping[str, object], None], body: RequestBody) -> Response:
+async def streamed(
+    chunks: AsyncGenerator[Mapping[str, object], None], body: RequestBody, form: type[EventStream] = EventStream
+) -> Response:
     """The answer as server-sent events, once its first chunk is there."""
-    return _named(await EventStream.open(chunks), body)
+    return _named(await form.open(chunks), body)
 
 
 def _named(response: Response, body: RequestBody) -> Response:

@@ -15,7 +15,7 @@ router = APIRouter(dependencies=[Depends(require_json)])
 @router.post("/v1/chat/completions", response_model=None)
 async def create_chat_completion(body: ChatCompletionRequest, gateway: GatewayDep) -> Response:
     """Answer a conversation, in one piece or as a stream."""
-    head = gateway.new_head("chatcmpl", body)
+    head = gateway.new_head("chatcmpl-", body)
     pieces = gateway.worker.generate(to_chat_request(body, head), timeout_s=gateway.settings.request_timeout_s)
     if body.stream:
         return await streamed(to_chat_chunks(pieces, head, with_usage=body.wants_usage_chunk), body)

@@ -16,7 +16,7 @@ router = APIRouter(dependencies=[Depends(require_json)])
 @router.post("/v1/completions", response_model=None)
 async def create_completion(body: CompletionRequest, gateway: GatewayDep) -> Response:
     """Continue texts or token ids, in one piece or as a stream."""
-    head = gateway.new_head("cmpl", body)
+    head = gateway.new_head("cmpl-", body)
     requests = to_completion_requests(body, head)
     pieces = generate_all(gateway.worker, requests, timeout_s=gateway.settings.request_timeout_s)
     if body.stream:

@@ -16,7 +16,7 @@ from services.gateway.openai.chat import (
     TopLogprob,
 )
 from services.gateway.openai.messages import Message
-from services.gateway.openai.tools import ToolDefinition
+from services.gateway.openai.tools import ToolChoice, ToolDefinition
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
 from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
@@ -36,11 +36,24 @@ _ROLES: Final = {
 def to_chat_request(body: ChatCompletionRequest, head: Head) -> GenerateRequest:
     """OpenAI's request as ours; MeshError where two fields contradict each other."""
     request = to_generate_request(body, head, top_logprobs=_top_logprobs(body))
-    prompt = to_chat_prompt(body.messages, body.tools or ())
-    if (choice := to_tool_choice(body.tool_choice)) is not None:
-        prompt.tool_choice.CopyFrom(choice)
-    if body.parallel_tool_calls is not None:
-        prompt.parallel_tool_calls = body.parallel_tool_calls
+    tools = body.tools or ()
+    return with_conversation(request, body.messages, tools, body.tool_choice, parallel=body.parallel_tool_calls)
+
+
+def with_conversation(
+    request: GenerateRequest,
+    messages: Sequence[Message],
+    tools: Sequence[ToolDefinition],
+    choice: ToolChoice | None,
+    *,
+    parallel: bool | None,
+) -> GenerateRequest:
+    """The request with its prompt. parallel: whether one answer may hold several calls."""
+    prompt = to_chat_prompt(messages, tools)
+    if (tool_choice := to_tool_choice(choice)) is not None:
+        prompt.tool_choice.CopyFrom(tool_choice)
+    if parallel is not None:
+        prompt.parallel_tool_calls = parallel
     request.chat.CopyFrom(prompt)
     return request
 
