@@ -82,6 +82,6 @@ def test_the_thinking_is_told_while_it_is_written() -> None:
 
 def test_a_token_across_the_end_counts_as_thinking() -> None:
     reader = ThoughtReader(Part.THOUGHT)
-    reader.push("a</think>b", [b"a", b"</thi", b"nk>b", b"c"])
+    reader.push("a</think>b", [b"a", b"</th", b"ink>b", b"c"])
 
     assert reader.num_tokens == 3
