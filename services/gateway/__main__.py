@@ -1,6 +1,7 @@
 """Entry of the gateway process: HTTP and gRPC in one loop, and a shutdown that lets answers end."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -82,6 +83,7 @@ def _http_server(settings: GatewaySettings, app: FastAPI) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_LAST_BYTES_S,
     )
@@ -96,6 +98,7 @@ def main() -> None:
         problems = (f"GATEWAY_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
         sys.exit("\n".join(problems))
     setup_logging("gateway")
+    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
     try:
         uvloop.run(serve(settings))
     except StoreFailure as error:

@@ -45,8 +45,8 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with pulse:
                 await pulse.send(self.event(self._last))
-                await pulse.send(await self._send_rest(pulse))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                last = await self._send_rest(pulse)
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_rest(self, pulse: "_Pulse") -> bytes:
         try:

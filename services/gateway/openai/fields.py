@@ -52,14 +52,16 @@ class Part(BaseModel):
     def ignored(self, path: str = "") -> Generator[str]:
         """The fields without effect that it holds, as a client would write them, e.g. `messages[0].name`."""
         yield from (f"{path}{name}" for name, value in (self.model_extra or {}).items() if value is not None)
-        for name, field in type(self).model_fields.items():
-            value, spelled = getattr(self, name), path + (field.alias or name)
+        for name, value in vars(self).items():  # by far the most are None
             if isinstance(value, Part):
-                yield from value.ignored(f"{spelled}.")
+                yield from value.ignored(f"{path}{self._spelled(name)}.")
             elif isinstance(value, list):
                 parts = cast("list[object]", value)
                 for index, part in enumerate(parts if parts and isinstance(parts[0], Part) else ()):
-                    yield from cast("Part", part).ignored(f"{spelled}[{index}].")
+                    yield from cast("Part", part).ignored(f"{path}{self._spelled(name)}[{index}].")
+
+    def _spelled(self, name: str) -> str:
+        return type(self).model_fields[name].alias or name
 
 
 class RequestBody(Part):
