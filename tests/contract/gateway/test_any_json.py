@@ -10,6 +10,7 @@ from services.gateway.openai.chat import ChatCompletionRequest
 from services.gateway.openai.completion import CompletionRequest
 from services.gateway.openai.embeddings import EmbeddingRequest
 from services.gateway.openai.fields import RequestBody
+from services.gateway.openai.responses import ResponseRequest
 from services.gateway.search.rerank import RerankRequest
 from services.gateway.search.score import ScoreRequest
 from services.gateway.search.tei import TeiEmbedRequest, TeiRerankRequest
@@ -26,6 +27,9 @@ KEYS = st.sampled_from(["role", "content", "type", "text", "include_usage"]) | s
 ANY = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
 MESSAGES = st.just([{"role": "user", "content": "hi"}]) | ANY
 LISTS = st.lists(st.text(CHARACTERS, max_size=3) | st.dictionaries(KEYS, ANY, max_size=3), max_size=3)
+ITEM_KEYS = st.sampled_from(["type", "role", "content", "call_id", "name", "arguments", "output"])
+ITEM_WORDS = st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "user", "assistant"])
+ITEMS = st.dictionaries(ITEM_KEYS, ITEM_WORDS | ANY, max_size=6)
 PROMPTS = st.just("hi") | ANY
 
 
@@ -43,6 +47,12 @@ async def test_any_chat_body_is_answered(shared_mesh: Mesh, body: dict[str, obje
 @given(body=bodies(list(CompletionRequest.model_fields)), prompt=PROMPTS)
 async def test_any_completion_body_is_answered(shared_mesh: Mesh, body: dict[str, object], prompt: object) -> None:
     await check(shared_mesh, "/v1/completions", {"prompt": prompt, **body})
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=bodies(list(ResponseRequest.model_fields)), input_=st.just("hi") | ANY | st.lists(ITEMS, max_size=3))
+async def test_any_response_body_is_answered(shared_mesh: Mesh, body: dict[str, object], input_: object) -> None:
+    await check(shared_mesh, "/v1/responses", {"input": input_, **body})
 
 
 @pytest.mark.parametrize(
