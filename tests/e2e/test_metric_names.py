@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"(?:vllm:|mesh_|nv_|envoy_)\w*\w")
-ONLY_AFTER_AN_EVENT = {"mesh_wasted_tokens_total"}  # a client that left; until then only its type is told
+ONLY_AFTER_AN_EVENT = {"mesh_retries_total", "mesh_wasted_tokens_total"}  # a worker that died, a client that left
 QUESTIONS = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stream": True},
     "/v1/embeddings": {"input": "hi"},
