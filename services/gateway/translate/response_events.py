@@ -95,7 +95,7 @@ class _EventWriter:
             self._num_calls += 1
             item = self._new_item("function_call")
             item["call_id"], item["name"], item["arguments"] = delta.id, delta.name, ""
-            yield self._event("response.output_item.added", output_index=len(self._output) - 1, item={**item})
+            yield self._event("response.output_item.added", output_index=len(self._output) - 1, item=item.copy())
         item["arguments"] = item.get("arguments", "") + delta.arguments
         yield self._event("response.function_call_arguments.delta", **self._place(item), delta=delta.arguments)
 
@@ -107,17 +107,17 @@ class _EventWriter:
 
     def _open_text(self, kind: Literal["message", "reasoning"]) -> Generator[ResponseEvent, None, OutputItem]:
         item = self._new_item(kind)
+        part: OutputText = {"type": "reasoning_text", "text": ""}
         if kind == "message":
             item["role"] = "assistant"
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         else:
             item["summary"] = []
+        item["content"] = []
         place = self._place(item)
-        yield self._event(
-            "response.output_item.added", output_index=place["output_index"], item={**item, "content": []}
-        )
-        part: OutputText = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        item["content"] = [part if kind == "message" else {"type": "reasoning_text", "text": ""}]
-        yield self._event("response.content_part.added", **place, content_index=0, part={**_part(item)})
+        yield self._event("response.output_item.added", output_index=place["output_index"], item=item.copy())
+        item["content"] = [part]
+        yield self._event("response.content_part.added", **place, content_index=0, part=part.copy())
         return item
 
     def _close(self, status: Status) -> Generator[ResponseEvent]:
