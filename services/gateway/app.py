@@ -1,6 +1,7 @@
 """Joins the parts of the HTTP face; the one place where they meet."""
 
 import time
+from functools import cache
 
 from fastapi import FastAPI
 
@@ -11,8 +12,21 @@ from services.gateway.deps import Gateway
 from services.gateway.disconnect import CancelOnDisconnect
 from services.gateway.errors import add_error_handlers
 from services.gateway.key_check import KeyCheck
+from services.gateway.linger import Linger
 from services.gateway.metrics import Metrics
-from services.gateway.routes import chat, completions, embeddings, models, operations, rerank, responses, tokens, usage
+from services.gateway.openapi import document
+from services.gateway.routes import (
+    chat,
+    completions,
+    docs,
+    embeddings,
+    models,
+    operations,
+    rerank,
+    responses,
+    tokens,
+    usage,
+)
 from services.gateway.settings import GatewaySettings
 from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.upstream.metered import MeteredWorker
@@ -20,25 +34,35 @@ from services.gateway.upstream.search import Search
 from services.gateway.upstream.worker import Worker
 
 
+def bare_app() -> FastAPI:
+    """All routes with nothing behind them: enough to be documented."""
+    app = FastAPI(
+        docs_url=None,  # FastAPI's own page loads its scripts from the internet
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    for routes in (chat, completions, responses, embeddings, rerank, tokens, models, usage, operations, docs):
+        app.include_router(routes.router)
+    app.mount(docs.ASSETS_PATH, docs.ASSETS)
+    made = cache(lambda: document(app.routes))
+    app.openapi = lambda: made()
+    return app
+
+
 def create_app(settings: GatewaySettings, worker: Worker, metrics: Metrics, tenancy: Tenancy | None = None) -> FastAPI:
     """The ASGI app in front of that worker; it opens nothing. tenancy: None asks for no keys."""
     if tenancy is not None:
         worker = MeteredWorker(worker, tenancy.meter, assumed_answer_tokens=settings.assumed_answer_tokens)
-    app = FastAPI(
-        title="Zhinao Mesh",
-        docs_url=None,  # its page loads scripts from the internet; /openapi.json is there
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = bare_app()
     catalog = Catalog(settings.models)
     search = Search(catalog, worker, timeout_s=settings.request_timeout_s)
     app.state.gateway = Gateway(settings, catalog, worker, search, metrics, int(time.time()), tenancy)
-    for routes in (chat, completions, responses, embeddings, rerank, tokens, models, operations, usage):
-        app.include_router(routes.router)
     add_error_handlers(app)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if tenancy is not None:
         app.add_middleware(KeyCheck, tenancy=tenancy)
-    app.add_middleware(Boundary, metrics=metrics)  # added last, so outermost
+    app.add_middleware(Boundary, metrics=metrics)
+    app.add_middleware(Linger)  # added last, so outermost
     return app

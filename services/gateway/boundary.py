@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Boundary:
-    """The outermost ASGI layer of ours."""
+    """ASGI layer around everything that can fail."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

@@ -13,6 +13,8 @@ from starlette.responses import Response
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
 from services.gateway.openai.error import ErrorBody
+from services.gateway.search.rerank import RerankErrorBody
+from services.gateway.search.tei import TeiErrorBody
 from services.gateway.translate.problems import to_mesh_error
 
 _LATER: Final = (Reason.QUEUE_FULL, Reason.NOT_READY)  # the same request will do, only later
@@ -39,17 +41,21 @@ def error_body(error: MeshError) -> ErrorBody:
     }
 
 
-def _rerank_error_body(error: MeshError) -> Mapping[str, object]:
-    """The same, with the sentence also where Cohere's clients (message) and Jina's (detail) look for it."""
+def _rerank_error_body(error: MeshError) -> RerankErrorBody:
     message = public_message(error)
     return {**error_body(error), "message": message, "detail": message}
 
 
-def _tei_error_body(error: MeshError) -> Mapping[str, object]:
-    """The same as text-embeddings-inference spells it, in its words for the type."""
-    kinds = {Reason.QUEUE_FULL: "overloaded", Reason.NOT_READY: "unhealthy"}
-    kind = kinds.get(error.reason, "validation" if error.row.http < 500 else "backend")
-    return {**error_body(error)["error"], "error": public_message(error), "error_type": kind}
+def _tei_error_body(error: MeshError) -> TeiErrorBody:
+    detail, message = error_body(error)["error"], public_message(error)
+    match error.reason:
+        case Reason.QUEUE_FULL:
+            return {**detail, "error": message, "error_type": "overloaded"}
+        case Reason.NOT_READY:
+            return {**detail, "error": message, "error_type": "unhealthy"}
+        case _:
+            kind = "validation" if error.row.http < 500 else "backend"
+            return {**detail, "error": message, "error_type": kind}
 
 
 _BODIES: Final[Mapping[str, Callable[[MeshError], Mapping[str, object]]]] = {

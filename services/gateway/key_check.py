@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway.call import CURRENT
 from services.gateway.tenancy.tenancy import Tenancy
 
-_OPEN: Final = frozenset({"/health", "/ready", "/serving", "/metrics", "/openapi.json"})  # for probes and operators
+_OPEN: Final = frozenset({"/health", "/ready", "/serving", "/metrics"})  # for probes and operators
+_READABLE: Final = frozenset({"/openapi.json", "/docs"})  # the same for everybody, as are the assets of /docs
 
 
 class KeyCheck:
@@ -20,6 +21,10 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; raises MeshError UNAUTHENTICATED without a key that works."""
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             await self._tenancy.authenticate(CURRENT.get(), Headers(scope=scope).get("authorization"))
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or path in _READABLE or path.startswith("/docs/")

@@ -1,11 +1,12 @@
 """Decides what a chat completion request may hold, and names the shape of its answers."""
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import only
-from services.gateway.openai.generation import GenerationFields
+from services.gateway.openai.fields import example, only
+from services.gateway.openai.generation import FinishReasonWord, GenerationFields
 from services.gateway.openai.messages import Message
 from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.tools import ToolCall, ToolCallDelta, ToolChoiceField, ToolDefinition
@@ -14,6 +15,10 @@ from services.gateway.openai.usage import UsageBody
 
 class ChatCompletionRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
+
+    model_config = example(
+        {"model": "zhinao-chat", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 40}
+    )
 
     messages: list[Message] = Field(min_length=1)
     logprobs: bool | None = None
@@ -70,7 +75,7 @@ class ChatChoice(TypedDict):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: str
+    finish_reason: FinishReasonWord
 
 
 class ChatCompletion(TypedDict):
@@ -101,7 +106,7 @@ class ChunkChoice(TypedDict):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: str | None
+    finish_reason: FinishReasonWord | None
 
 
 class ChatChunk(TypedDict):

@@ -1,16 +1,18 @@
 """Decides what a text completion request may hold, and names the shape of its answers."""
 
-from typing import Annotated, Literal, NotRequired, TypedDict, cast
+from typing import Annotated, Literal, NotRequired, cast
 
 from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import check_unicode, is_token_ids, only
-from services.gateway.openai.generation import GenerationFields
+from services.gateway.openai.fields import SentTokenIds, check_unicode, example, is_token_ids, only
+from services.gateway.openai.generation import FinishReasonWord, GenerationFields
 from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.usage import UsageBody
 
 Prompt = str | list[int]
+_SentPrompt = str | SentTokenIds
 
 
 def _to_prompts(value: object) -> list[object]:
@@ -34,9 +36,14 @@ def _to_prompt(value: object) -> Prompt:
 class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions."""
 
+    model_config = example({"model": "zhinao-chat", "prompt": "The sky is", "max_tokens": 8})
+
     prompt: Annotated[
-        list[Annotated[Prompt, PlainValidator(_to_prompt, json_schema_input_type=Prompt)]],
-        BeforeValidator(_to_prompts, json_schema_input_type=str | list[int] | list[str] | list[list[int]]),
+        list[Annotated[Prompt, PlainValidator(_to_prompt, json_schema_input_type=_SentPrompt)]],
+        BeforeValidator(
+            _to_prompts,
+            json_schema_input_type=_SentPrompt | Annotated[list[_SentPrompt], Field(min_length=1, max_length=128)],
+        ),
     ]
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: bool | None = None
@@ -62,7 +69,7 @@ class CompletionChoice(TypedDict):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: str | None
+    finish_reason: FinishReasonWord | None
     prompt_logprobs: NotRequired[list[dict[str, PromptLogprob] | None]]
 
 

@@ -1,13 +1,25 @@
 """Decides what an embeddings request may hold, and names the shape of its answers."""
 
-from typing import Annotated, Literal, TypedDict, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field, GetPydanticSchema, PlainValidator
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import float_schema, list_schema
+from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, check_unicode, is_token_ids, only, renamed
+from services.gateway.openai.fields import (
+    UINT32_MAX,
+    RequestBody,
+    SentTokenIds,
+    Text,
+    check_unicode,
+    example,
+    is_token_ids,
+    only,
+    renamed,
+)
 
 
 def _to_inputs(value: object) -> object:
@@ -36,14 +48,16 @@ def _to_truncation(value: object) -> object:
     return value
 
 
+_SentInput = Annotated[str, Field(min_length=1)] | SentTokenIds
 Inputs = Annotated[
-    list[Annotated[str | list[int], PlainValidator(_to_input, json_schema_input_type=str | list[int])]],
+    list[Annotated[str | list[int], PlainValidator(_to_input, json_schema_input_type=_SentInput)]],
     Field(min_length=1),
-    BeforeValidator(_to_inputs, json_schema_input_type=str | list[int] | list[str] | list[list[int]]),
+    BeforeValidator(_to_inputs, json_schema_input_type=_SentInput | Annotated[list[_SentInput], Field(min_length=1)]),
 ]
 InputType = Literal["query", "passage", "document", "search_query", "search_document"]
 Truncation = Literal["error", "end", "start"]
-TruncationField = Annotated[Truncation | None, BeforeValidator(_to_truncation, json_schema_input_type=str | bool)]
+_SentTruncation = Truncation | Literal["none", "END", "START", "NONE"] | bool | None
+TruncationField = Annotated[Truncation | None, BeforeValidator(_to_truncation, json_schema_input_type=_SentTruncation)]
 Encoding = Literal["float", "base64"]
 
 
@@ -52,6 +66,8 @@ class EmbeddingRequest(RequestBody):
 
     Source: OpenAI's API reference; input_type and truncate are Cohere's and NVIDIA's; instruction and space are ours.
     """
+
+    model_config = example({"model": "zhinao-embed", "input": ["the sky", "blue"], "input_type": "query"})
 
     input: Inputs
     encoding_format: Encoding | None = None
@@ -76,12 +92,15 @@ class EmbeddingUsage(TypedDict):
     truncated_tokens: list[int]
 
 
+Vector = Annotated[NDArray[np.float32], GetPydanticSchema(lambda *_: list_schema(float_schema()))]
+
+
 class EmbeddingBody(TypedDict):
     """One vector: its components, or the base64 of them as little-endian float32."""
 
     object: Literal["embedding"]
     index: int
-    embedding: NDArray[np.float32] | str
+    embedding: Vector | str
 
 
 class EmbeddingList(TypedDict):

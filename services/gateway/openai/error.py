@@ -1,6 +1,6 @@
 """Names the one shape of every error body."""
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 
 class ErrorDetail(TypedDict):

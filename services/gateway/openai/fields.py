@@ -4,11 +4,22 @@ Each failure reads on after the field's name.
 """
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final, Self, TypeGuard, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
@@ -41,7 +52,8 @@ def _to_list(value: object) -> object:
 
 
 Text = Annotated[str, AfterValidator(check_unicode)]
-TextOrTexts = Annotated[list[Text], BeforeValidator(_to_list)]
+SentTokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(min_length=1)]  # for the document
+TextOrTexts = Annotated[list[Text], BeforeValidator(_to_list, json_schema_input_type=str | list[str])]
 
 
 class Part(BaseModel):
@@ -64,6 +76,11 @@ class Part(BaseModel):
         return type(self).model_fields[name].alias or name
 
 
+def example(body: Mapping[str, object]) -> ConfigDict:
+    """Configuration of a body of which the OpenAPI document shows this one."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class RequestBody(Part):
     """What every request has. strict: refuse fields without effect, which a key may ask for as well."""
 
@@ -80,21 +97,42 @@ class RequestBody(Part):
         return self
 
 
-def only(*allowed: object) -> AfterValidator:
+@dataclass(frozen=True, slots=True, eq=False)
+class Restriction:
+    """A check of a field's value, and what the OpenAPI document says of the values that pass it."""
+
+    check: Callable[[object], object]
+    schema: dict[str, object]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """How pydantic is told of the check: it comes after that of the type."""
+        return no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, object]:
+        """How pydantic is told of the values."""
+        return self.schema
+
+
+def only(*allowed: object) -> Restriction:
     """Admit null and these values; anything else is a feature that is not there, said plainly."""
+    values = " or ".join(map(json.dumps, allowed))
+
+    def is_same(value: object, other: object) -> bool:
+        return value == other and isinstance(value, bool) is isinstance(other, bool)  # to Python 0 is False
 
     def check(value: object) -> object:
-        if value is None or value in allowed:
+        if value is None or any(is_same(value, each) for each in allowed):
             return value
-        values = " or ".join(map(json.dumps, allowed))
         raise PydanticCustomError(
             UNSUPPORTED, "is not supported yet; leave it out or send {values}", {"values": values}
         )
 
-    return AfterValidator(check)
+    description = f"Other values are not supported: leave it out, or send {values}."
+    choices = [None, *(each for each in allowed if each is not None)]
+    return Restriction(check, {"enum": choices, "description": description})
 
 
-def renamed(name: str) -> AfterValidator:
+def renamed(name: str) -> Restriction:
     """Refuse what other servers call by another name; to ignore it would be to answer something else."""
 
     def check(value: object) -> object:
@@ -102,4 +140,4 @@ def renamed(name: str) -> AfterValidator:
             return None
         raise PydanticCustomError(UNSUPPORTED, "has another name here; send {name}", {"name": name})
 
-    return AfterValidator(check)
+    return Restriction(check, {"type": "null", "description": f"It has another name here: send `{name}`."})

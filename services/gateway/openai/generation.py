@@ -12,7 +12,11 @@ _MOST_IDS: Final = 1024  # in one list
 
 Tokens = Annotated[int, Field(ge=1, le=UINT32_MAX)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max_length=_MOST_IDS)]
-LogitBias = dict[int, Annotated[float, Field(ge=-100, le=100)]]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+_SentBias = Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], _Bias], Field(max_length=_MOST_IDS)]
+
+
+FinishReasonWord = Literal["stop", "length", "tool_calls"]
 
 
 class StreamOptions(Part):
@@ -75,7 +79,9 @@ class GenerationFields(RequestBody):
     repetition_penalty: float | None = Field(default=None, gt=0, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    logit_bias: Annotated[LogitBias | None, BeforeValidator(_to_bias)] = None
+    logit_bias: Annotated[
+        dict[int, _Bias] | None, BeforeValidator(_to_bias, json_schema_input_type=_SentBias | None)
+    ] = None
     bad_token_ids: TokenIds | None = None
     allowed_token_ids: TokenIds | None = None
     bad_words: Annotated[object, only([])] = None

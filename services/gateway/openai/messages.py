@@ -7,6 +7,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -35,7 +36,7 @@ def _text_part(kind: str) -> str:
 class TextPart(Part):
     """A piece of a message."""
 
-    type: Annotated[str, AfterValidator(_text_part)]
+    type: Annotated[str, AfterValidator(_text_part), WithJsonSchema({"const": "text"})]
     text: Text
 
 
@@ -50,10 +51,14 @@ def _to_parts(content: object) -> object:
 class Message(Part):
     """One turn."""
 
-    role: Annotated[str, AfterValidator(_known_role)]
+    role: Annotated[str, AfterValidator(_known_role), WithJsonSchema({"enum": ROLES})]
     tool_calls: list[MadeCall] | None = None
     tool_call_id: Text | None = Field(default=None, validate_default=True)
-    content: Annotated[list[TextPart], BeforeValidator(_to_parts)]
+    content: Annotated[
+        list[TextPart],
+        BeforeValidator(_to_parts, json_schema_input_type=str | list[TextPart] | None),
+        Field(description="Null only beside `tool_calls`."),
+    ]
     function_call: Annotated[object, only(None)] = None  # given up by OpenAI for tool_calls
     audio: Annotated[object, only(None)] = None
 

@@ -1,6 +1,8 @@
 """Names the shape of answers and of streamed events in OpenAI's Responses API."""
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from services.gateway.openai.formats import JsonObject
 

@@ -3,11 +3,11 @@
 from collections.abc import Generator
 from typing import Annotated, Final, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
-from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, only, renamed
+from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, example, only, renamed
 from services.gateway.openai.generation import GenerationFields, Tokens
 
 _TEXT_KINDS: Final = ("input_text", "output_text", "reasoning_text")
@@ -48,7 +48,7 @@ def _function_type(kind: str) -> str:
 class ResponseText(Part):
     """A piece of a text, also as an earlier answer held it."""
 
-    type: Annotated[str, AfterValidator(_text_kind)]
+    type: Annotated[str, AfterValidator(_text_kind), WithJsonSchema({"enum": list(_TEXT_KINDS)})]
     text: Text
     annotations: list[object] | None = None
     logprobs: list[object] | None = None
@@ -62,16 +62,18 @@ def _to_texts(value: object) -> object:
     return cast("list[object] | None", value)
 
 
-Texts = Annotated[list[ResponseText], BeforeValidator(_to_texts)]
+Texts = Annotated[list[ResponseText], BeforeValidator(_to_texts, json_schema_input_type=str | list[ResponseText])]
 
 
 class InputItem(Part):
     """A turn, a call, or its result; also an item of an earlier answer's output, whose thinking has no effect."""
 
-    type: Annotated[str, AfterValidator(_item_type)] = "message"
+    type: Annotated[str, AfterValidator(_item_type), WithJsonSchema({"enum": list(_NEEDS)})] = "message"
     id: Text | None = None
     status: Text | None = None
-    role: Annotated[str, AfterValidator(_role)] | None = Field(default=None, validate_default=True)
+    role: Annotated[str, AfterValidator(_role), WithJsonSchema({"enum": list(_ROLES)})] | None = Field(
+        default=None, validate_default=True
+    )
     content: Texts | None = Field(default=None, validate_default=True)
     call_id: Text | None = Field(default=None, validate_default=True)
     name: Text | None = Field(default=None, validate_default=True)
@@ -112,7 +114,7 @@ def _to_items(value: object) -> object:
 class FunctionTool(Part):
     """A function that the model may call; strict changes nothing, as in FunctionDefinition."""
 
-    type: Annotated[str, AfterValidator(_function_type)]
+    type: Annotated[str, AfterValidator(_function_type), WithJsonSchema({"const": "function"})]
     name: Text
     description: Text | None = None
     parameters: dict[str, object] | None = None
@@ -122,7 +124,11 @@ class FunctionTool(Part):
 class FunctionChoice(Part):
     """Whether the model calls: none, auto and required are words in a request, function names one."""
 
-    type: Annotated[str, AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind))]
+    type: Annotated[
+        str,
+        AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind)),
+        WithJsonSchema({"enum": [*_CHOICES, "function"]}),
+    ]
     name: Text | None = None
 
 
@@ -132,6 +138,9 @@ def _to_choice(value: object) -> object:
     if value not in _CHOICES:
         raise PydanticCustomError("tool_choice", "must be none, auto, required, or name a function")
     return FunctionChoice(type=value)
+
+
+_SentChoice = Literal["none", "auto", "required"] | FunctionChoice
 
 
 class TextFormat(Part):
@@ -156,10 +165,18 @@ class ResponseRequest(GenerationFields):
     Source: OpenAI's API reference; the fields of GenerationFields that choose tokens are understood here too.
     """
 
-    input: Annotated[list[InputItem], Field(min_length=1), BeforeValidator(_to_items)]
+    model_config = example({"model": "zhinao-chat", "input": "Who are you?", "max_output_tokens": 40})
+
+    input: Annotated[
+        list[InputItem],
+        Field(min_length=1),
+        BeforeValidator(_to_items, json_schema_input_type=str | Annotated[list[InputItem], Field(min_length=1)]),
+    ]
     instructions: Text | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Annotated[FunctionChoice, BeforeValidator(_to_choice)] | None = None
+    tool_choice: Annotated[FunctionChoice, BeforeValidator(_to_choice, json_schema_input_type=_SentChoice)] | None = (
+        None
+    )
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     max_output_tokens: Tokens | None = None

@@ -1,6 +1,6 @@
 """Names the shape in which vLLM reports the log-probabilities of a prompt."""
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 
 class PromptLogprob(TypedDict):

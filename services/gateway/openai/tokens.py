@@ -1,17 +1,20 @@
 """Decides what tokenise and detokenise requests in vLLM's form may hold, and names the shape of their answers."""
 
-from typing import Annotated, NotRequired, Self, TypedDict
+from typing import Annotated, NotRequired, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, only
+from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, example, only
 from services.gateway.openai.messages import Message
 from services.gateway.openai.tools import ToolDefinition
 
 
 class TokenizeRequest(RequestBody):
     """Body of POST /tokenize: a prompt, or messages. Source: vLLM's API reference."""
+
+    model_config = example({"prompt": "The sky is blue."})
 
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
@@ -32,6 +35,8 @@ class TokenizeRequest(RequestBody):
 
 class DetokenizeRequest(RequestBody):
     """Body of POST /detokenize. Source: vLLM's API reference."""
+
+    model_config = example({"tokens": [40, 41, 42]})
 
     tokens: list[Annotated[int, Field(ge=0, le=UINT32_MAX)]]
 

@@ -1,9 +1,10 @@
 """Decides how a request may define functions and tell of calls, and names the shape of calls in answers."""
 
-from typing import Annotated, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Final, Literal, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from services.gateway.openai.fields import UNSUPPORTED, Part, Text
 
@@ -16,7 +17,7 @@ def _function_type(kind: str) -> str:
     return kind
 
 
-_FunctionType = Annotated[str, AfterValidator(_function_type)]
+_FunctionType = Annotated[str, AfterValidator(_function_type), WithJsonSchema({"const": "function"})]
 
 
 class FunctionDefinition(Part):
@@ -44,7 +45,11 @@ class FunctionName(Part):
 class ToolChoice(Part):
     """Whether the model calls: none, auto and required are words in a request, function names one."""
 
-    type: Annotated[str, AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind))]
+    type: Annotated[
+        str,
+        AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind)),
+        WithJsonSchema({"enum": [*_CHOICES, "function"]}),
+    ]
     function: FunctionName | None = None
 
 
@@ -56,7 +61,10 @@ def _to_choice(value: object) -> object:
     return ToolChoice(type=value)
 
 
-ToolChoiceField = Annotated[ToolChoice, BeforeValidator(_to_choice)]
+ToolChoiceField = Annotated[
+    ToolChoice,
+    BeforeValidator(_to_choice, json_schema_input_type=Literal["none", "auto", "required"] | ToolChoice),
+]
 
 
 class CalledFunction(Part):

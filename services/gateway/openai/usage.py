@@ -1,6 +1,6 @@
 """Names the shape in which OpenAI reports the tokens of a request."""
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 
 class PromptDetails(TypedDict):

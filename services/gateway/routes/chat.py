@@ -4,15 +4,16 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from services.gateway.deps import GatewayDep, require_json
-from services.gateway.openai.chat import ChatCompletionRequest
+from services.gateway.openai.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
+from services.gateway.openapi import ASKED, responses
 from services.gateway.routes.answers import streamed, whole
 from services.gateway.translate.answer import collect
 from services.gateway.translate.chat import to_chat_chunks, to_chat_completion, to_chat_request
 
-router = APIRouter(dependencies=[Depends(require_json)])
+router = APIRouter(tags=["generation"], dependencies=[Depends(require_json)])
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, responses=responses(ChatCompletion, ASKED, events=ChatChunk))
 async def create_chat_completion(body: ChatCompletionRequest, gateway: GatewayDep) -> Response:
     """Answer a conversation, in one piece or as a stream."""
     head = gateway.new_head("chatcmpl-", body)

@@ -4,16 +4,17 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from services.gateway.deps import GatewayDep, require_json
-from services.gateway.openai.completion import CompletionRequest
+from services.gateway.openai.completion import Completion, CompletionRequest
+from services.gateway.openapi import ASKED, responses
 from services.gateway.routes.answers import streamed, whole
 from services.gateway.translate.answer import collect
 from services.gateway.translate.completion import to_completion, to_completion_chunks, to_completion_requests
 from services.gateway.upstream.several import generate_all
 
-router = APIRouter(dependencies=[Depends(require_json)])
+router = APIRouter(tags=["generation"], dependencies=[Depends(require_json)])
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post("/v1/completions", response_model=None, responses=responses(Completion, ASKED, events=Completion))
 async def create_completion(body: CompletionRequest, gateway: GatewayDep) -> Response:
     """Continue texts or token ids, in one piece or as a stream."""
     head = gateway.new_head("cmpl-", body)

@@ -2,22 +2,24 @@
 
 from fastapi import APIRouter
 
+from meshkit.errors import Reason
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
 from services.gateway.deps import GatewayDep
 from services.gateway.openai.model_list import ModelBody, ModelList
+from services.gateway.openapi import CLIENT, responses
 
-router = APIRouter()
+router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=responses(ModelList, CLIENT))
 async def list_models(gateway: GatewayDep) -> ModelList:
     """All served models that the caller may use."""
     models = [model for model in gateway.catalog.models if CURRENT.get().may_use(model.id)]
     return {"object": "list", "data": [_to_body(model, gateway.started_s) for model in models]}
 
 
-@router.get("/v1/models/{model_id:path}")
+@router.get("/v1/models/{model_id:path}", responses=responses(ModelBody, (*CLIENT, Reason.MODEL_NOT_FOUND)))
 async def retrieve_model(model_id: str, gateway: GatewayDep) -> ModelBody:
     """One served model; its id may hold slashes."""
     return _to_body(gateway.catalog.find(model_id), gateway.started_s)

@@ -1,29 +1,40 @@
 """GET /health, /ready, /serving and /metrics: what operators and probes ask."""
 
 import asyncio
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.deps import GatewayDep
 from services.gateway.errors import public_message
+from services.gateway.openapi import PROBED, responses
 
-router = APIRouter()
+router = APIRouter(tags=["operation"])
 
 _PING_TIMEOUT_S: Final = 2.0  # an engine answers between two steps; one that is stuck shows as soon
 
 
-@router.get("/health")
-async def health() -> dict[str, str]:
+class Status(TypedDict):
+    """The word that a probe reads."""
+
+    status: Literal["ok", "ready", "serving"]
+
+
+_READINESS: Final = responses(Status, (*PROBED, Reason.NOT_READY))
+
+
+@router.get("/health", responses=responses(Status, PROBED))
+async def health() -> Status:
     """The process is alive; it says nothing of the models."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
-async def ready(gateway: GatewayDep) -> dict[str, str]:
+@router.get("/ready", responses=_READINESS)
+async def ready(gateway: GatewayDep) -> Status:
     """Every model's engine answered a ping just now; 503 otherwise, and while draining."""
     pings = (gateway.worker.ping(model, timeout_s=_PING_TIMEOUT_S) for model in gateway.catalog.models)
     try:
@@ -33,14 +44,14 @@ async def ready(gateway: GatewayDep) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/serving")
-async def serving(gateway: GatewayDep) -> dict[str, str]:
+@router.get("/serving", responses=_READINESS)
+async def serving(gateway: GatewayDep) -> Status:
     """This process takes requests and will go on doing so; 503 once it was told to stop. It asks no model."""
     gateway.worker.check_staying()
     return {"status": "serving"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=responses(None, PROBED))
 async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus text."""
     return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -2,15 +2,17 @@
 
 import time
 import uuid
+from typing import Final
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from services.gateway.deps import Gateway, GatewayDep, require_json
+from services.gateway.openapi import ASKED, responses
 from services.gateway.routes.answers import whole
-from services.gateway.search.rerank import RerankRequest
-from services.gateway.search.score import ScoreRequest
-from services.gateway.search.tei import TeiRerankRequest
+from services.gateway.search.rerank import RerankAnswer, RerankErrorBody, RerankRequest
+from services.gateway.search.score import ScoreList, ScoreRequest
+from services.gateway.search.tei import TeiErrorBody, TeiRank, TeiRerankRequest
 from services.gateway.translate.rerank import (
     from_score,
     from_tei_rerank,
@@ -20,28 +22,31 @@ from services.gateway.translate.rerank import (
     to_tei_ranks,
 )
 
-router = APIRouter(dependencies=[Depends(require_json)])
+router = APIRouter(tags=["search"], dependencies=[Depends(require_json)])
+
+_RERANK: Final = responses(RerankAnswer, ASKED, error=RerankErrorBody)
+_TEI: Final = responses(list[TeiRank], ASKED, error=TeiErrorBody)
 
 
-@router.post("/v1/rerank", response_model=None)
+@router.post("/v1/rerank", response_model=None, responses=_RERANK)
 async def rerank_v1(body: RerankRequest, gateway: GatewayDep) -> Response:
     """Sort documents by their relevance to a query, as Jina and Cohere's first API do."""
     return await _rerank(body, gateway, version="1")
 
 
-@router.post("/v2/rerank", response_model=None)
+@router.post("/v2/rerank", response_model=None, responses=_RERANK)
 async def rerank_v2(body: RerankRequest, gateway: GatewayDep) -> Response:
     """Sort documents by their relevance to a query, as Cohere's second API does."""
     return await _rerank(body, gateway, version="2")
 
 
-@router.post("/rerank", response_model=None)
+@router.post("/rerank", response_model=None, responses=_TEI)
 async def rerank_tei(body: TeiRerankRequest, gateway: GatewayDep) -> Response:
     """Sort texts by their relevance to a query, as text-embeddings-inference does."""
     return whole(to_tei_ranks(await gateway.search.rerank(from_tei_rerank(body)), body), body)
 
 
-@router.post("/v1/score", response_model=None)
+@router.post("/v1/score", response_model=None, responses=responses(ScoreList, ASKED))
 async def create_score(body: ScoreRequest, gateway: GatewayDep) -> Response:
     """Score pairs of texts in the order they come, as vLLM does."""
     responses = await gateway.search.rerank_all(from_score(body))

@@ -1,12 +1,14 @@
 """Decides what a rerank request in Cohere's and Jina's form may hold, and names the shape of its answers."""
 
-from typing import Annotated, Literal, NotRequired, TypedDict, cast
+from typing import Annotated, Literal, NotRequired, cast
 
 import orjson
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, check_unicode, only, renamed
+from services.gateway.openai.error import ErrorBody
+from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, check_unicode, example, only, renamed
 
 Document = str | dict[str, object]
 Query = Annotated[Text, Field(min_length=1)]
@@ -26,19 +28,37 @@ def _to_document(value: object) -> Document:
     return document
 
 
+class TextDocument(TypedDict):
+    """A document that may hold more than its text, e.g. an id that comes back with it."""
+
+    text: str
+
+
+_Document = Annotated[Document, PlainValidator(_to_document, json_schema_input_type=str | TextDocument)]
+
+
 class RerankRequest(RequestBody):
     """Body of POST /v1/rerank and /v2/rerank. Source: Cohere's and Jina's API references."""
 
-    query: Query
-    documents: list[Annotated[Document, PlainValidator(_to_document, json_schema_input_type=Document)]] = Field(
-        min_length=1
+    model_config = example(
+        {"query": "What colour is the sky?", "documents": ["Grass is green.", "It is blue."], "top_n": 1}
     )
+
+    query: Query
+    documents: list[_Document] = Field(min_length=1)
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None
     max_tokens_per_doc: int | None = Field(default=None, ge=1, le=UINT32_MAX)
     max_chunks_per_doc: Annotated[object, only(None)] = None  # documents are scored whole
     rank_fields: Annotated[object, only(["text"])] = None
     top_k: Annotated[object, renamed("top_n")] = None  # Voyage's
+
+
+class RerankErrorBody(ErrorBody):
+    """A failure, with its sentence also where Cohere's clients (message) and Jina's (detail) look for it."""
+
+    message: str
+    detail: str
 
 
 class RerankUsage(TypedDict):

@@ -1,10 +1,11 @@
 """Decides what a score request in vLLM's form may hold, and names the shape of its answer."""
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, TextOrTexts, renamed
+from services.gateway.openai.fields import UINT32_MAX, RequestBody, TextOrTexts, example, renamed
 from services.gateway.search.rerank import RerankUsage
 
 Texts = Annotated[TextOrTexts, Field(min_length=1)]
@@ -12,6 +13,8 @@ Texts = Annotated[TextOrTexts, Field(min_length=1)]
 
 class ScoreRequest(RequestBody):
     """Body of POST /v1/score: one text against one or many, or two lists of one length against each other."""
+
+    model_config = example({"text_1": "What colour is the sky?", "text_2": ["Grass is green.", "It is blue."]})
 
     text_1: Texts
     text_2: Texts

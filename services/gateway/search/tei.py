@@ -1,16 +1,20 @@
 """Decides what requests in the form of text-embeddings-inference may hold, and names the shape of its answers."""
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from services.gateway.openai.embeddings import Inputs, TruncationField
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, only
+from services.gateway.openai.error import ErrorDetail
+from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, example, only
 from services.gateway.search.rerank import Query
 
 
 class TeiRerankRequest(RequestBody):
     """Body of POST /rerank. A text that is too long loses its end, unless truncate is false."""
+
+    model_config = example({"query": "What colour is the sky?", "texts": ["Grass is green.", "It is blue."]})
 
     query: Query
     texts: list[Text] = Field(min_length=1)
@@ -18,6 +22,13 @@ class TeiRerankRequest(RequestBody):
     return_text: bool | None = None
     truncate: bool | None = None
     truncation_direction: Annotated[object, only("right", "Right")] = None
+
+
+class TeiErrorBody(ErrorDetail):
+    """A failure as text-embeddings-inference spells it, beside the fields of OpenAI's. error: the sentence."""
+
+    error: str
+    error_type: Literal["overloaded", "unhealthy", "validation", "backend"]
 
 
 class TeiRank(TypedDict):
@@ -31,6 +42,8 @@ class TeiRank(TypedDict):
 
 class TeiEmbedRequest(RequestBody):
     """Body of POST /embed, which is answered by the bare vectors."""
+
+    model_config = example({"inputs": ["the sky", "blue"]})
 
     inputs: Inputs
     truncate: TruncationField = None

@@ -15,6 +15,7 @@ from services.gateway.openai.chat import (
     Delta,
     TopLogprob,
 )
+from services.gateway.openai.generation import FinishReasonWord
 from services.gateway.openai.messages import Message
 from services.gateway.openai.tools import ToolChoice, ToolDefinition
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
@@ -171,7 +172,7 @@ def _chunk(
     delta: Delta,
     *,
     logprobs: ChatLogprobs | None = None,
-    finish_reason: str | None = None,
+    finish_reason: FinishReasonWord | None = None,
 ) -> ChatChunk:
     return {
         **blank,

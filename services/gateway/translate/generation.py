@@ -1,10 +1,10 @@
 """Translates what chat and completion requests share into protobuf; what the client left out stays unset."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from meshkit.errors import MeshError, Reason
-from services.gateway.openai.generation import GenerationFields
+from services.gateway.openai.generation import FinishReasonWord, GenerationFields
 from services.gateway.openai.usage import UsageBody
 from services.gateway.translate.formats import to_output_format
 from services.gateway.translate.head import Head
@@ -22,6 +22,11 @@ from zhinao.chat.v1.chat_pb2 import (
 )
 
 _PRIORITIES: Final = {None: PRIORITY_UNSPECIFIED, "interactive": PRIORITY_INTERACTIVE, "bulk": PRIORITY_BULK}
+
+_FINISH_REASONS: Final[Mapping[int, FinishReasonWord]] = {
+    FINISH_REASON_LENGTH: "length",
+    FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
 
 
 def to_generate_request(body: GenerationFields, head: Head, *, top_logprobs: int | None) -> GenerateRequest:
@@ -74,9 +79,9 @@ def to_seed(seed: int) -> int:
     return seed % 2**64
 
 
-def to_finish_reason(reason: FinishReason.ValueType) -> str:
+def to_finish_reason(reason: FinishReason.ValueType) -> FinishReasonWord:
     """OpenAI's word for why an answer ended."""
-    return {FINISH_REASON_LENGTH: "length", FINISH_REASON_TOOL_CALLS: "tool_calls"}.get(reason, "stop")
+    return _FINISH_REASONS.get(reason, "stop")
 
 
 def to_usage(ends: Iterable[GenerateResponse]) -> UsageBody:

@@ -38,6 +38,7 @@ class Mesh:
     admission: Admission
     grpc_face: GrpcFace
     url: str
+    grpc_port: int
     http: httpx.AsyncClient
     openai: openai.AsyncOpenAI
     channel: grpc.aio.Channel
@@ -66,7 +67,7 @@ async def running_mesh(tenancy: Tenancy | None = None) -> AsyncIterator[Mesh]:
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0) as client,
             grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
         ):
-            yield Mesh(triton, admission, grpc_face, url, http, client, channel)
+            yield Mesh(triton, admission, grpc_face, url, grpc_port, http, client, channel)
         await grpc_face.stop(0)
 
 

@@ -78,7 +78,7 @@ async def test_without_a_key_that_works_every_route_of_clients_answers_401(
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/serving", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/serving", "/metrics", "/openapi.json", "/docs"])
 async def test_probes_and_operators_need_no_key(keyed: Keyed, path: str) -> None:
     assert (await keyed.mesh.http.get(path)).status_code == 200
 

@@ -15,17 +15,12 @@ import pytest
 from services.gateway.tenancy.keys import Limits
 from services.gateway.tenancy.store import Store, Use
 from tests.fakes.triton import FakeTriton, Hold, last, piece
+from tests.fixtures.servers import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def start(http_port: int, upstream: str, **settings: str) -> asyncio.subprocess.Process:

@@ -1,0 +1,29 @@
+"""GET /docs: a page to read and try the API in; all of it comes from here, nothing from the internet."""
+
+from pathlib import Path
+from typing import Final
+
+import fastapi_offline
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from services.gateway.openapi import TITLE
+
+router = APIRouter(include_in_schema=False)
+
+ASSETS_PATH: Final = "/docs/assets"
+ASSETS: Final = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
+
+
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    """Swagger UI on /openapi.json."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=TITLE,
+        swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
+    )

@@ -1,0 +1,111 @@
+"""What Envoy says where no gateway does: in the same shape, with the id of the request."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from tests.fixtures.envoy import running_envoy
+from tests.fixtures.servers import free_port
+from zhinao.chat.v1.chat_pb2 import GenerateRequest
+from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LATER = {"retry-after": "1", "retry-after-ms": "1000", "x-should-retry": "true"}
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A gateway that dies while it has a request."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
+async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Something on the gateway's port that speaks no HTTP."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"hello\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def edge(folder: Path, gateway: Behaviour | None) -> AsyncIterator[httpx.AsyncClient]:
+    """Envoy in front of a gateway that behaves like that, or of none."""
+    port = free_port()
+    server = None if gateway is None else await asyncio.start_server(gateway, "127.0.0.1", port)
+    async with (
+        running_envoy(folder, http_port=port, grpc_port=free_port()) as edge_port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False) as http,
+    ):
+        yield http
+    if server is not None:
+        server.close()
+        await server.wait_closed()
+
+
+def check(answer: httpx.Response, status: int, type_: str, code: str | None, headers: dict[str, str]) -> None:
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text
+    error = answer.json()["error"]
+    assert list(answer.json()) == ["error"] and set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"], error["code"]) == (type_, None, code)
+    assert error["message"]
+    going_on = {"retry-after", "retry-after-ms", "x-should-retry"}
+    assert {name: value for name, value in answer.headers.items() if name in going_on} == headers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_no_gateway(tmp_path: Path, method: str) -> None:
+    async with edge(tmp_path, None) as http:
+        answer = await http.request(method, "/v1/models", headers={"x-request-id": "mine"})
+
+    check(answer, 503, "server_error", "not_ready", LATER)
+    assert answer.headers["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize("gateway", [hang_up, babble])
+async def test_a_gateway_that_is_lost_before_it_answers(tmp_path: Path, gateway: Behaviour) -> None:
+    async with edge(tmp_path, gateway) as http:
+        answer = await http.post("/v1/chat/completions", json={})
+
+    check(answer, 502, "server_error", "upstream_unavailable", {})
+    assert answer.headers["x-request-id"]
+
+
+async def test_headers_that_are_too_large(tmp_path: Path) -> None:
+    async with edge(tmp_path, None) as http:
+        answer = await http.get("/v1/models", headers={"x-long": "a" * 100_000})
+
+    check(answer, 431, "invalid_request_error", None, {})
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[b"nonsense"], [b"GET /health HTTP/1.1"], [b"GET /health HTTP/1.1", b"host: a", b"bad header"]],
+    ids=["no HTTP", "no host", "no header"],
+)
+async def test_what_is_no_http(tmp_path: Path, lines: list[bytes]) -> None:
+    async with edge(tmp_path, None) as http:
+        reader, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
+        writer.write(b"\r\n".join([*lines, b"", b""]))
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in head
+    assert b'"type":"invalid_request_error"' in body
+
+
+async def test_a_grpc_client_reads_a_status_and_no_json(tmp_path: Path) -> None:
+    async with edge(tmp_path, None) as http, grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ChatServiceStub(channel).Generate(GenerateRequest()).read()
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() and "{" not in caught.value.details()
