@@ -1,7 +1,7 @@
 """A real gRPC server that speaks Triton's streaming protocol and answers by script; it runs no model."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
@@ -57,7 +57,7 @@ class Vanish:
 class Compute:
     """A step: do what this makes of the request."""
 
-    answer: "Callable[[Request], Step]"
+    answer: "Callable[[Request], Sequence[Step]]"
 
 
 Request = GenerateRequest | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
@@ -188,14 +188,12 @@ class FakeTriton(GRPCInferenceServiceServicer):
         request: Request,
         context: "grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]",
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
-        for planned in script:
-            match step := planned.answer(request) if isinstance(planned, Compute) else planned:
+        for step in _computed(script, request):
+            match step:
                 case (
                     GenerateResponse() | EmbedResponse() | RerankResponse() | TokenizeResponse() | DetokenizeResponse()
                 ):
                     yield _frame(step.SerializeToString())
-                case Compute():
-                    raise AssertionError("a step that is computed twice")
                 case Hold():
                     self.holding.set()
                     await step.release.wait()
@@ -211,6 +209,11 @@ class FakeTriton(GRPCInferenceServiceServicer):
 
 _KINDS: Final = {"chat": GenerateRequest, "embed": EmbedRequest, "rerank": RerankRequest}
 _TOKENISER: Final = {Operation.TOKENIZE: TokenizeRequest, Operation.DETOKENIZE: DetokenizeRequest}
+
+
+def _computed(script: Sequence[Step], request: Request) -> Iterator[Step]:
+    for step in script:
+        yield from step.answer(request) if isinstance(step, Compute) else (step,)
 
 
 def _read(

@@ -15,9 +15,8 @@ from services.gateway.search.rerank import RerankRequest
 from services.gateway.search.score import ScoreRequest
 from services.gateway.search.tei import TeiEmbedRequest, TeiRerankRequest
 from tests.contract.gateway.conftest import Mesh
-from tests.fakes.triton import HELLO, Compute, Request, Response, Step, scores, vectors
-from zhinao.embedding.v1.embedding_pb2 import EmbedRequest
-from zhinao.rerank.v1 import rerank_pb2
+from tests.fakes.answers import fitting
+from tests.fakes.triton import HELLO, Compute, Step
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -72,15 +71,7 @@ async def test_any_search_body_is_answered(
 ) -> None:
     fields = st.dictionaries(st.sampled_from(list(kind.model_fields)) | KEYS, ANY | st.just("a") | LISTS, max_size=4)
 
-    await check(shared_mesh, path, {**good, **data.draw(fields)}, Compute(search))
-
-
-def search(request: Request) -> Response:
-    """An answer that fits the request."""
-    if isinstance(request, EmbedRequest):
-        return vectors(*[[0.5]] * len(request.inputs))
-    assert isinstance(request, rerank_pb2.RerankRequest)
-    return scores(*[0.5] * len(request.documents))
+    await check(shared_mesh, path, {**good, **data.draw(fields)}, Compute(fitting))
 
 
 async def check(mesh: Mesh, path: str, body: dict[str, object], *script: Step) -> None:

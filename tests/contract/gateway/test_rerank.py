@@ -10,7 +10,7 @@ from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 
 from tests.contract.gateway.conftest import Mesh, metrics_hold
 from tests.fakes.triton import Compute, Hold, scores
-from zhinao.rerank.v1.rerank_pb2 import RerankRequest
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -19,10 +19,10 @@ COLOURS = ["blue", "pink", "red"]
 ASK = {"query": "sky", "documents": COLOURS}
 
 
-def by_length(request: object) -> object:
+def by_length(request: object) -> list[RerankResponse]:
     """Scores of a worker that thinks the longer document the more relevant one."""
     assert isinstance(request, RerankRequest)
-    return scores(*(len(document) / 10 for document in request.documents))
+    return [scores(*(len(document) / 10 for document in request.documents))]
 
 
 @pytest.mark.parametrize(("path", "version"), [(V1, "1"), (V2, "2")])
@@ -181,9 +181,9 @@ async def test_many_scores_ask_the_worker_a_few_at_a_time(mesh: Mesh) -> None:
 
 
 async def test_one_failed_pair_fails_the_request_and_cancels_the_others(mesh: Mesh) -> None:
-    def refuse(request: object) -> object:
+    def refuse(request: object) -> list[RerankResponse]:
         assert isinstance(request, RerankRequest)
-        return scores(0.5) if request.query == "q" else scores(0.5, 0.5)  # one too many
+        return [scores(0.5) if request.query == "q" else scores(0.5, 0.5)]  # one too many
 
     mesh.triton.script = [Compute(refuse)]
 

@@ -18,13 +18,13 @@ PATH = "/v1/completions"
 def echo(index: int, *, ends: bool = True) -> Step:
     """Answer `index` to a prompt: the prompt itself and its index; 3 tokens, and the prompt's 2 with answer 0."""
 
-    def answer(request: Request) -> GenerateResponse:
+    def answer(request: Request) -> list[Step]:
         assert isinstance(request, GenerateRequest)
         prompt = request.text or str(list(request.tokens.ids))
         if not ends:
-            return GenerateResponse(token_ids=[7], index=index)
+            return [GenerateResponse(token_ids=[7], index=index)]
         usage = Usage(prompt_tokens=0 if index else 2, completion_tokens=3)
-        return GenerateResponse(text=f"{prompt}/{index}", index=index, finish_reason=FINISH_REASON_STOP, usage=usage)
+        return [GenerateResponse(text=f"{prompt}/{index}", index=index, finish_reason=FINISH_REASON_STOP, usage=usage)]
 
     return Compute(answer)
 
@@ -32,9 +32,9 @@ def echo(index: int, *, ends: bool = True) -> Step:
 def by_prompt(**steps: Step) -> Step:
     """To each prompt another step."""
 
-    def choose(request: Request) -> Step:
+    def choose(request: Request) -> list[Step]:
         assert isinstance(request, GenerateRequest)
-        return steps[request.text]
+        return [steps[request.text]]
 
     return Compute(choose)
 
