@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill eval-rerank perf-analyzer
+.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill eval-rerank perf-analyzer openapi fuzz
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -39,9 +39,15 @@ proto: setup ## check the contracts and generate gen/ from them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" buf lint
 	@$(MAKE) --no-print-directory generate
 
+openapi: setup ## write the OpenAPI document of the gateway's routes
+	@$(BIN)/python -m services.gateway.document
+
 generate: # the one command that writes generated code; a test runs it into a folder of its own
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=$(GEN) --grpc_python_out=$(GEN) \
 		--mypy_out=quiet:$(GEN) --mypy_grpc_out=quiet:$(GEN) $$(find protos -name '*.proto' | sort)
+
+fuzz: setup ## ask the gateway over 5,000 things that its document allows or forbids; FUZZ_EXAMPLES=N per route
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),400) $(BIN)/pytest -q -s --timeout 3600 tests/contract/gateway/test_fuzz.py
 
 bench-start: setup ## measure an empty cache to the first token, and memory per process
 	@$(BIN)/python -m bench.start $(ARGS)
