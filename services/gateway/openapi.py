@@ -84,7 +84,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def responses(
-    answer: object, reasons: Sequence[Reason], *, error: type = ErrorBody, events: object = None
+    answer: object, reasons: Sequence[Reason], *, error: type = ErrorBody, events: type | None = None
 ) -> Responses:
     """What a route can answer, in FastAPI's form.
 
@@ -158,9 +158,9 @@ def _parameters(operation: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 
-def _event_schema(events: object) -> dict[str, Any]:
+def _event_schema(events: type) -> dict[str, Any]:
     """Of one event: a piece of the answer, the failure that ended it, or the word after the last piece."""
-    data = TypeAdapter[object](events | ErrorBody).json_schema(  # pyright: ignore
+    data = TypeAdapter[object](events | ErrorBody).json_schema(
         mode="serialization", ref_template="#/components/schemas/{model}"
     )
     return {

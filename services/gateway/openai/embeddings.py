@@ -4,9 +4,9 @@ from typing import Annotated, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, GetPydanticSchema, PlainValidator
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetPydanticSchema, PlainValidator
 from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import float_schema, list_schema
+from pydantic_core.core_schema import CoreSchema, float_schema, list_schema
 from typing_extensions import TypedDict
 
 from services.gateway.openai.fields import (
@@ -92,7 +92,11 @@ class EmbeddingUsage(TypedDict):
     truncated_tokens: list[int]
 
 
-Vector = Annotated[NDArray[np.float32], GetPydanticSchema(lambda *_: list_schema(float_schema()))]
+def _as_list(_source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+    return list_schema(float_schema())
+
+
+Vector = Annotated[NDArray[np.float32], GetPydanticSchema(_as_list)]
 
 
 class EmbeddingBody(TypedDict):

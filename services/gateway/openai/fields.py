@@ -4,7 +4,7 @@ Each failure reads on after the field's name.
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Annotated, Final, Self, TypeGuard, cast
 
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    JsonValue,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -76,7 +77,7 @@ class Part(BaseModel):
         return type(self).model_fields[name].alias or name
 
 
-def example(body: Mapping[str, object]) -> ConfigDict:
+def example(body: dict[str, JsonValue]) -> ConfigDict:
     """Configuration of a body of which the OpenAPI document shows this one."""
     return ConfigDict(json_schema_extra={"examples": [body]})
 
