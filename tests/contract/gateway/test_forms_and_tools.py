@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.contract.gateway.conftest import Mesh
-from tests.contract.gateway.test_bad_input import CHAT, USER, chat, check
+from tests.contract.gateway.refusals import CHAT, USER, chat, check
 from tests.fakes.triton import last, piece
 from zhinao.chat.v1.chat_pb2 import (
     FINISH_REASON_TOOL_CALLS,
