@@ -20,12 +20,12 @@ from services.gateway.tenancy.store import Store
 from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.tenancy.windows import Windows
 from tests.contract.gateway.conftest import Mesh, running_mesh
+from tests.contract.gateway.refusals import CHAT, chat
 from tests.fakes.triton import HELLO, ErrorText, Hold, Status, Step, Vanish
 from tests.fixtures.envoy import running_envoy
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-CHAT = "/v1/chat/completions"
 HALF_PAST_S = 1_000_000 * 60 + 30  # the clock of limits: thirty seconds of the minute are left
 NEVER = {"x-should-retry": "false"}
 INVALID = "invalid_request_error"
@@ -34,10 +34,6 @@ INVALID = "invalid_request_error"
 def later(seconds: int) -> dict[str, str]:
     """Headers that tell a client to come back after that time."""
     return {"retry-after": str(seconds), "retry-after-ms": str(seconds * 1000), "x-should-retry": "true"}
-
-
-def chat(**fields: object) -> dict[str, object]:
-    return {"messages": [{"role": "user", "content": "hi"}], **fields}
 
 
 def says(reason: Reason, param: str | None = None) -> ErrorText:
