@@ -160,7 +160,7 @@ def _parameters(operation: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _event_schema(events: type) -> dict[str, Any]:
     """Of one event: a piece of the answer, the failure that ended it, or the word after the last piece."""
-    data = TypeAdapter[object](events | ErrorBody).json_schema(
+    data = TypeAdapter(cast("type[object]", events | ErrorBody)).json_schema(
         mode="serialization", ref_template="#/components/schemas/{model}"
     )
     return {
