@@ -21,34 +21,43 @@ class Linger:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(Headers(scope=scope), receive, send)
+        exchange = _Exchange(scope, receive, send)
         await self._app(scope, exchange.receive, exchange.send)
 
 
 class _Exchange:
-    def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
         self._receive = receive
         self._send = send
-        self._is_coming = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        self._waits_to_be_asked = "expect" in headers  # sends its body only if somebody wants it
+        self._is_coming: bool | None = None  # the rest of the body; None: nobody has asked for any of it
         self._lingers = False
 
     async def receive(self) -> Message:
-        self._waits_to_be_asked = False
         message = await self._receive()
         self._is_coming = message["type"] == "http.request" and message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and self._is_coming and not self._waits_to_be_asked:
-            self._lingers = True
-            del MutableHeaders(scope=message)["content-length"]  # by which a proxy would know the end too early
-        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_last and self._lingers:
+        if message["type"] == "http.response.start":
+            self._begin(message)
+        elif self._lingers and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_S):
-                    while self._is_coming:
-                        await self.receive()
+            await self._hear_out()
             message = {"type": "http.response.body"}
         await self._send(message)
+
+    def _begin(self, start: Message) -> None:
+        if self._is_coming is None:
+            headers = Headers(scope=self._scope)
+            announced = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+            self._is_coming = announced and "expect" not in headers  # a client that waits to be asked sends nothing
+        if self._is_coming:
+            self._lingers = True
+            del MutableHeaders(scope=start)["content-length"]  # by which a proxy would know the end too early
+
+    async def _hear_out(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_S):
+                while self._is_coming:
+                    await self.receive()
