@@ -32,58 +32,70 @@ public:
     ~TileShapes() { _tile_release(); }
 };
 
-// The integer product of 16 rows with panel p over one block of columns, into sums. Tile registers are named by
-// constants: 0 and 1 hold the sums, 4 the rows, 6 and 7 the panels.
-inline void multiply_tile(int p, const int8_t* left, const int8_t* right, int32_t* sums) {
-    if (p == 0) {
-        _tile_loadd(4, left, UNIT);
-        _tile_loadd(6, right, 4 * PANEL);
-        _tile_zero(0);
-        _tile_dpbssd(0, 4, 6);
-        _tile_stored(0, sums, 4 * PANEL);
-    } else {
-        _tile_loadd(7, right, 4 * PANEL);
-        _tile_zero(1);
-        _tile_dpbssd(1, 4, 7);
-        _tile_stored(1, sums, 4 * PANEL);
-    }
+// Tile registers are named by constants: 0 to 3 hold sums, 4 and 5 the rows, 6 and 7 the panels.
+template <int R, int P>
+inline void zero_sums() {
+    _tile_zero(0);
+    if constexpr (P == 2) _tile_zero(1);
+    if constexpr (R == 2) _tile_zero(2);
+    if constexpr (R == 2 && P == 2) _tile_zero(3);
 }
 
-// 16 rows times P panels, the same sums as dot_blocks, into out; COUNT: blocks_per_scale. data: int8 weights; INT4:
-// unpacked, each block filled up to 64 columns with zeros. The integers pass through memory: vectors scale those of COUNT
-// blocks while the matrix unit is at the next ones, a tile of these and one of those in turn. Two panels and not more
-// rows, so that all of it stays in the nearest cache.
-template <Format FORMAT, int P, int COUNT>
+template <int R, int P>
+inline void add_bytes(const int8_t* left, int64_t next_rows, const int8_t* right, int64_t next_panel) {
+    _tile_loadd(6, right, UNIT);
+    if constexpr (P == 2) _tile_loadd(7, right + next_panel, UNIT);
+    _tile_loadd(4, left, UNIT);
+    _tile_dpbssd(0, 4, 6);
+    if constexpr (P == 2) _tile_dpbssd(1, 4, 7);
+    if constexpr (R == 1) return;
+    _tile_loadd(5, left + next_rows, UNIT);
+    _tile_dpbssd(2, 5, 6);
+    if constexpr (P == 2) _tile_dpbssd(3, 5, 7);
+}
+
+template <int R, int P>
+inline void store_sums(int32_t (*out)[TILE][PANEL]) {
+    _tile_stored(0, out[0], UNIT);
+    if constexpr (P == 2) _tile_stored(1, out[1], UNIT);
+    if constexpr (R == 2) _tile_stored(2, out[P], UNIT);
+    if constexpr (R == 2 && P == 2) _tile_stored(3, out[P + 1], UNIT);
+}
+
+// R tiles of 16 rows times P panels, the same sums as dot_blocks, into out; STEPS: tiles of a block's columns. data:
+// int8 weights; INT4: unpacked, each block filled up to 64 columns with zeros. The integers pass through memory: vectors
+// scale those of a block while the matrix unit is at the next one.
+template <Format FORMAT, int R, int P, int STEPS>
 void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, float (*out)[TILE][PANEL]) {
     constexpr int TILE_BYTES = UNIT * PANEL;
-    alignas(64) int32_t whole[2][COUNT][P][TILE][PANEL];
-    int64_t blocks = w.columns / block_of(FORMAT), scales = blocks / COUNT;
-    for (int64_t s = 0; s <= scales; s++) {
-        F parts[TILE];
-#pragma GCC unroll 8
-        for (int n = 0; n < COUNT * P; n++) {
-            if (s < scales) {
-                int64_t b = s * COUNT + n / P;
-                multiply_tile(n % P, &a.bytes[a.place(row, b * block_of(FORMAT) / UNIT * UNIT)], data + (n % P * blocks + b) * TILE_BYTES, whole[s % 2][n / P][n % P][0]);
+    alignas(64) int32_t whole[2][R * P][TILE][PANEL];
+    const int64_t panel_bytes = a.blocks * STEPS * TILE_BYTES, rows_bytes = TILE * a.columns, scale_rows = TILE * a.blocks;
+    const int8_t* left = &a.bytes[a.place(row, 0)];
+    for (int64_t b = 0; b <= a.blocks; b++) {
+        F scale[P], minimum[P];
+        const int64_t done = b - 1, at = b == 0 ? 0 : a.scale_place(row, done);
+        if (b > 0)
+            for (int p = 0; p < P; p++) {
+                scale[p] = load_half(w.scales + ((panel + p) * a.blocks + done) * PANEL);
+                if constexpr (FORMAT == INT4) minimum[p] = load_half(w.minima + ((panel + p) * a.blocks + done) * PANEL);
             }
-            if (s == 0) continue;
-            int p = n / COUNT, i = n % COUNT;
-            const float* scale_of_rows = &a.scales[a.scale_place(row, (s - 1) * COUNT + i)];
+        if (b < a.blocks) zero_sums<R, P>();
+#pragma GCC unroll 4
+        for (int step = 0; step < STEPS; step++) {
+            int64_t n = b * STEPS + step;
+            if (b < a.blocks) add_bytes<R, P>(left + (FORMAT == INT4 ? n / 2 : n) * TILE_BYTES, rows_bytes, data + n * TILE_BYTES, panel_bytes);
+            if (b == 0) continue;
 #pragma GCC unroll 16
-            for (int m = 0; m < TILE; m++)
-                parts[m] = fma(end8(_mm512_load_si512(whole[(s - 1) % 2][i][p][m])), all(scale_of_rows[m]), i == 0 ? zero() : parts[m]);
-            if (i < COUNT - 1) continue;
-            int64_t scale_at = ((panel + p) * scales + s - 1) * PANEL;
-            F scale = load_half(w.scales + scale_at);
-            [[maybe_unused]] F minimum = FORMAT == INT4 ? load_half(w.minima + scale_at) : zero();
-            [[maybe_unused]] const float* totals = &a.totals[a.scale_place(row, s - 1)];
-#pragma GCC unroll 16
-            for (int m = 0; m < TILE; m++) {
-                F kept = fma(parts[m], scale, load(out[p][m]));
-                if constexpr (FORMAT == INT4) kept = fma(minimum, all(totals[m]), kept);
-                store(out[p][m], kept);
-            }
+            for (int m = TILE * step / STEPS; m < TILE * (step + 1) / STEPS; m++)
+                for (int r = 0; r < R; r++)
+                    for (int p = 0; p < P; p++) {
+                        F part = mul(end8(_mm512_load_si512(whole[done % 2][r * P + p][m])), all(a.scales[at + r * scale_rows + m]));
+                        F kept = fma(part, scale[p], load(out[r * P + p][m]));
+                        if constexpr (FORMAT == INT4) kept = fma(minimum[p], all(a.totals[at + r * scale_rows + m]), kept);
+                        store(out[r * P + p][m], kept);
+                    }
         }
+        if (b < a.blocks) store_sums<R, P>(whole[b % 2]);
     }
 }
 
@@ -102,21 +114,22 @@ inline void unpack_panel(const uint8_t* packed, int64_t columns, int8_t* out) {
     }
 }
 
-template <Format FORMAT, int P>
+template <Format FORMAT, int R, int P>
 void tiles_of(const Linear& w, const Activations& a, Rows rows, int64_t row, int64_t panel, const int8_t* data, const Output& out, int64_t column) {
-    alignas(64) float sums[P][TILE][PANEL];
-    for (int p = 0; p < P; p++)
-        for (int m = 0; m < TILE; m++) store(sums[p][m], w.bias ? load(w.bias + (panel + p) * PANEL) : zero());
-    switch (blocks_per_scale(FORMAT, w.columns)) {
-        case 1: dot_tiles<FORMAT, P, 1>(w, a, row, panel, data, sums); break;
-        case 2: dot_tiles<FORMAT, P, 2>(w, a, row, panel, data, sums); break;
-        case 3: dot_tiles<FORMAT, P, 3>(w, a, row, panel, data, sums); break;
-        default: dot_tiles<FORMAT, P, 4>(w, a, row, panel, data, sums);
+    alignas(64) float sums[R * P][TILE][PANEL];
+    for (int i = 0; i < R * P; i++)
+        for (int m = 0; m < TILE; m++) store(sums[i][m], w.bias ? load(w.bias + (panel + i % P) * PANEL) : zero());
+    switch (a.block / UNIT) {
+        case 2: dot_tiles<FORMAT, R, P, 2>(w, a, row, panel, data, sums); break;
+        case 3: dot_tiles<FORMAT, R, P, 3>(w, a, row, panel, data, sums); break;
+        case 4: dot_tiles<FORMAT, R, P, 4>(w, a, row, panel, data, sums); break;
+        default: dot_tiles<FORMAT, R, P, 1>(w, a, row, panel, data, sums);
     }
-    for (int64_t m = 0; m < std::min<int64_t>(TILE, rows.end - row); m++)
+    for (int64_t m = 0; m < std::min<int64_t>(R * TILE, rows.end - row); m++)
         for (int p = 0; p < P; p++) {
             float* at = out.values + (row - rows.begin + m) * out.stride + column + p * PANEL;
-            store(at, out.accumulate ? add(load(at), load(sums[p][m])) : load(sums[p][m]));
+            F sum = load(sums[m / TILE * P + p][m % TILE]);
+            store(at, out.accumulate ? add(load(at), sum) : sum);
         }
 }
 
@@ -133,9 +146,13 @@ void multiply_tiles(const Linear& w, const Activations& a, Rows rows, int64_t fi
                 unpack_panel(static_cast<const uint8_t*>(w.data) + (panel + p) * w.columns * PANEL / 2, w.columns, &unpacked[p * 2 * w.columns * PANEL]);
             data = unpacked.data();
         }
-        for (int64_t row = rows.begin; row < rows.end; row += TILE) {
-            if (count == 2) tiles_of<FORMAT, 2>(w, a, rows, row, panel, data, out, (panel - first) * PANEL);
-            else tiles_of<FORMAT, 1>(w, a, rows, row, panel, data, out, (panel - first) * PANEL);
+        for (int64_t row = rows.begin; row < rows.end; row += 2 * TILE) {
+            bool both = rows.end - row > TILE;
+            int64_t column = (panel - first) * PANEL;
+            if (both && count == 2) tiles_of<FORMAT, 2, 2>(w, a, rows, row, panel, data, out, column);
+            else if (both) tiles_of<FORMAT, 2, 1>(w, a, rows, row, panel, data, out, column);
+            else if (count == 2) tiles_of<FORMAT, 1, 2>(w, a, rows, row, panel, data, out, column);
+            else tiles_of<FORMAT, 1, 1>(w, a, rows, row, panel, data, out, column);
         }
     }
 }
@@ -158,6 +175,13 @@ inline void begin_halves() {
 inline void end_halves(float* out, int64_t stride, bool both) {
     _tile_stored(0, out, stride * sizeof(float));
     if (both) _tile_stored(1, out + TILE * stride, stride * sizeof(float));
+}
+
+// 2^x within 1e-4, a twentieth of what bfloat16 rounds; 0 at minus infinity.
+inline F power_of_2(F x) {
+    F r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), p = all(0.0780245f);
+    for (float c : {0.2260672f, 0.6958335f, 0.9999252f}) p = fma(p, r, all(c));
+    return _mm512_scalef_ps(p, x);
 }
 
 inline void store_bfloat(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x)); }

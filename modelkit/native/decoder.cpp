@@ -7,7 +7,7 @@
 namespace {
 
 [[maybe_unused]] constexpr int64_t FEW_ROWS = 8;  // up to here vectors are faster than the matrix unit
-constexpr int64_t NEAR_ROWS = 128;  // whose gate and up stay in a core's cache until they meet
+constexpr int64_t NEAR_ROWS = 64;   // whose gate and up stay in a core's cache until they meet
 
 // Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
 inline void multiply(const Linear& w, const Activations& a, Rows rows, int64_t first, int64_t last, const Output& out) {
@@ -98,11 +98,11 @@ private:
         F squares = zero();
         for (int64_t i = 0; i < width_; i += LANES) squares = fma(load(x + i), load(x + i), squares);
         float scale = 1 / std::sqrt(sum(squares) / static_cast<float>(model_.hidden_size) + static_cast<float>(model_.norm_eps));
-        float unit[UNIT];
-        for (int64_t column = 0; column < width_; column += UNIT) {
-            for (int i = 0; i < UNIT; i += LANES)
-                store(unit + i, mul(load(weight + column + i), mul(load(x + column + i), all(scale))));
-            out.put(row, column, unit);
+        float portion[MOST_BLOCK];
+        for (int64_t column = 0; column < width_; column += out.portion()) {
+            for (int64_t i = 0; i < out.portion(); i += LANES)
+                store(portion + i, mul(load(weight + column + i), mul(load(x + column + i), all(scale))));
+            out.put(row, column, portion);
         }
     }
 
@@ -126,7 +126,7 @@ private:
         attention_.run(pool_, index, s_.heads.data(), heads_width_);
         pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++)
-                for (int64_t i = 0; i < layer.o.columns; i += UNIT) s_.mixed.put(t, i, &s_.heads[t * heads_width_ + i]);
+                for (int64_t i = 0; i < layer.o.columns; i += s_.mixed.portion()) s_.mixed.put(t, i, &s_.heads[t * heads_width_ + i]);
         });
         add_product(layer.o, s_.mixed);
     }
@@ -149,26 +149,28 @@ private:
     // SwiGLU: eight panels hold the gate of 64 inner values and then their up.
     void feed(const Layer& layer) {
         norm_all(layer.post_norm);
-        pool_.each(layer.gate_up.rows / (2 * UNIT), 1, [&](int64_t begin, int64_t end) {
+        int64_t portion = s_.inner.portion(), panels = 2 * portion / PANEL;
+        pool_.each(layer.gate_up.rows / (2 * portion), 1, [&](int64_t begin, int64_t end) {
             thread_local Lines<float> both;
-            Activations::grow(both, NEAR_ROWS * 2 * UNIT);
+            Activations::grow(both, NEAR_ROWS * 2 * MOST_BLOCK);
             for (int64_t b = begin; b < end; b++)
                 for (Rows rows{0, 0}; rows.begin < step_.num_tokens; rows.begin += NEAR_ROWS) {
                     rows.end = std::min(step_.num_tokens, rows.begin + NEAR_ROWS);
-                    multiply(layer.gate_up, s_.normed, rows, 8 * b, 8 * b + 8, {both.data(), 2 * UNIT, false});
-                    for (int64_t t = rows.begin; t < rows.end; t++) gate(&both[(t - rows.begin) * 2 * UNIT], t, b * UNIT);
+                    multiply(layer.gate_up, s_.normed, rows, panels * b, panels * (b + 1), {both.data(), 2 * portion, false});
+                    for (int64_t t = rows.begin; t < rows.end; t++) gate(&both[(t - rows.begin) * 2 * portion], t, b * portion);
                 }
         });
         add_product(layer.down, s_.inner);
     }
 
     void gate(const float* both, int64_t t, int64_t column) {
-        float unit[UNIT];
-        for (int i = 0; i < UNIT; i += LANES) {
-            F x = load(both + i);
-            store(unit + i, mul(div(x, add(all(1), exp(sub(zero(), x)))), load(both + UNIT + i)));
-        }
-        s_.inner.put(t, column, unit);
+        float portion[MOST_BLOCK];
+        for (int64_t first = 0; first < s_.inner.portion(); first += UNIT, both += 2 * UNIT)
+            for (int i = 0; i < UNIT; i += LANES) {
+                F x = load(both + i);
+                store(portion + first + i, mul(div(x, add(all(1), exp(sub(zero(), x)))), load(both + UNIT + i)));
+            }
+        s_.inner.put(t, column, portion);
     }
 
     void add_product(const Linear& weights, const Activations& a) {

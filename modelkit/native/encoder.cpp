@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t ROW_BLOCK = 256;  // rows whose left side stays in a core's cache while the weights pass by
+constexpr int64_t NEAR_SUMS = 256 * UNIT;  // of a product, which stay in a core's cache until they are used
 
 // x * Phi(x), within 3e-7, as Abramowitz and Stegun 7.1.26 has the error function.
 inline F gelu(F x) {
@@ -58,37 +58,39 @@ private:
 
     void layer_of(Pool& pool, const EncoderLayer& layer) {
         int64_t heads_width = 3 * width_;
-        multiply(pool, layer.qkv, normed_, [=, this](int64_t t, int64_t column, const float* x) { std::memcpy(&heads_[t * heads_width + column], x, UNIT * sizeof(float)); });
-        pool.each(rows_->num_rows * (width_ / UNIT), 1, [this](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; item++) attend(item / (width_ / UNIT), item % (width_ / UNIT) * UNIT);
+        multiply(pool, layer.qkv, normed_, UNIT, [=, this](int64_t t, int64_t column, const float* x) { std::memcpy(&heads_[t * heads_width + column], x, UNIT * sizeof(float)); });
+        int64_t portion = mixed_.portion(), portions = width_ / portion;
+        pool.each(rows_->num_rows * portions, 1, [=, this](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; item++) attend(item / portions, item % portions * portion);
         });
         auto add_to_hidden = [this](int64_t t, int64_t column, const float* x) {
             float* out = &hidden_[t * width_ + column];
             for (int64_t i = 0; i < UNIT; i += LANES) store(out + i, add(load(out + i), load(x + i)));
         };
-        multiply(pool, layer.o, mixed_, add_to_hidden);
+        multiply(pool, layer.o, mixed_, UNIT, add_to_hidden);
         normalise_all(pool, layer.attention_norm);
-        multiply(pool, layer.up, normed_, [this](int64_t t, int64_t column, float* x) {
-            for (int64_t i = 0; i < UNIT; i += LANES) store(x + i, gelu(load(x + i)));
+        multiply(pool, layer.up, normed_, inner_.portion(), [this](int64_t t, int64_t column, float* x) {
+            for (int64_t i = 0; i < inner_.portion(); i += LANES) store(x + i, gelu(load(x + i)));
             inner_.put(t, column, x);
         });
-        multiply(pool, layer.down, inner_, add_to_hidden);
+        multiply(pool, layer.down, inner_, UNIT, add_to_hidden);
         normalise_all(pool, layer.output_norm);
     }
 
-    // done(token, column, values) takes UNIT values of a token's product and bias at a time.
+    // done(token, column, values) takes `portion` values of a token's product and bias at a time.
     template <class Done>
-    void multiply(Pool& pool, const Linear& w, const Kind& left, Done done) {
-        int64_t units = w.rows / UNIT, blocks = (num_tokens_ + ROW_BLOCK - 1) / ROW_BLOCK;
-        pool.each(blocks * units, 1, [&](int64_t begin, int64_t end) {
-            alignas(64) thread_local float out[ROW_BLOCK * UNIT];
+    void multiply(Pool& pool, const Linear& w, const Kind& left, int64_t portion, Done done) {
+        int64_t portions = w.rows / portion, row_block = NEAR_SUMS / portion / 32 * 32, blocks = (num_tokens_ + row_block - 1) / row_block;
+        pool.each(blocks * portions, 1, [&](int64_t begin, int64_t end) {
+            alignas(64) thread_local float out[NEAR_SUMS];
             for (int64_t item = begin; item < end; item++) {
-                int64_t first = item / units * ROW_BLOCK, last = std::min(num_tokens_, first + ROW_BLOCK), unit = item % units;
-                left.multiply(w, {first, last}, unit, out);
-                for (int64_t t = first; t < last; t++) {
-                    float* x = out + (t - first) * UNIT;
-                    for (int64_t i = 0; i < UNIT; i += LANES) store(x + i, add(load(x + i), load(w.bias + unit * UNIT + i)));
-                    done(t, unit * UNIT, x);
+                Rows rows{item / portions * row_block, std::min(num_tokens_, (item / portions + 1) * row_block)};
+                int64_t column = item % portions * portion;
+                left.multiply(w, rows, column / PANEL, (column + portion) / PANEL, {out, portion, false});
+                for (int64_t t = rows.begin; t < rows.end; t++) {
+                    float* x = out + (t - rows.begin) * portion;
+                    for (int64_t i = 0; i < portion; i += LANES) store(x + i, add(load(x + i), load(w.bias + column + i)));
+                    done(t, column, x);
                 }
             }
         });
@@ -97,11 +99,11 @@ private:
     void attend(int64_t r, int64_t column) {
         thread_local RowAttention<Kind::PARTS> attention;
         thread_local Lines<float> mixed;
-        int64_t count = rows_->lengths[r];
-        Activations::grow(mixed, count * UNIT);
-        for (int64_t i = 0; i < UNIT; i += model_->head_dim)
-            attention.run({&heads_[starts_[r] * 3 * width_ + column + i], 3 * width_, width_, 2 * width_, count, model_->head_dim, &mixed[i], UNIT});
-        for (int64_t t = 0; t < count; t++) mixed_.put(starts_[r] + t, column, &mixed[t * UNIT]);
+        int64_t count = rows_->lengths[r], portion = mixed_.portion();
+        Activations::grow(mixed, count * portion);
+        for (int64_t i = 0; i < portion; i += model_->head_dim)
+            attention.run({&heads_[starts_[r] * 3 * width_ + column + i], 3 * width_, width_, 2 * width_, count, model_->head_dim, &mixed[i], portion});
+        for (int64_t t = 0; t < count; t++) mixed_.put(starts_[r] + t, column, &mixed[t * portion]);
     }
 
     void normalise_all(Pool& pool, const Norm& norm) {
@@ -120,7 +122,7 @@ private:
         F scale = all(1 / std::sqrt(sum(squares) / static_cast<float>(width_) + static_cast<float>(model_->norm_eps)));
         for (int64_t i = 0; i < width_; i += LANES)
             store(x + i, fma(mul(sub(load(x + i), mean), scale), load(norm.weight + i), load(norm.bias + i)));
-        for (int64_t i = 0; i < width_; i += UNIT) normed_.put(t, i, x + i);
+        for (int64_t i = 0; i < width_; i += normed_.portion()) normed_.put(t, i, x + i);
     }
 
     // Pooling of a row: its first token, the mean of all, or the highest of each component.

@@ -24,17 +24,14 @@ using Lines = std::vector<T, LineAllocator<T>>;
 
 constexpr int PANEL = 16, UNIT = 64, PARTS = PANEL / LANES;
 
-// Columns of activations that share a scale.
-constexpr int block_of(int64_t format) { return format == INT4 ? 32 : UNIT; }
-
-// Blocks of activations whose weights share a scale; see packing.py.
-constexpr int MOST_BLOCKS = 4;
-inline int64_t blocks_per_scale(int64_t format, int64_t columns) {
-    if (format == INT4) return 1;
-    for (int64_t count : {4, 3, 2})
-        if (columns % (count * UNIT) == 0) return count;
-    return 1;
+// Columns that share a scale, of weights and of activations alike; see packing.py.
+inline int64_t block_of(int64_t format, int64_t columns) {
+    if (format == INT4) return 32;
+    for (int64_t block : {256, 192, 128})
+        if (columns % block == 0) return block;
+    return UNIT;
 }
+constexpr int MOST_BLOCK = 256;
 
 #if defined(__AMX_INT8__)
 constexpr bool TILED = true;
@@ -42,23 +39,48 @@ constexpr bool TILED = true;
 constexpr bool TILED = false;
 #endif
 
+template <int N>
+inline F butterfly(F x) {  // sums in the lanes without bit N, differences in those with it
+    float signs[LANES];
+    for (int i = 0; i < LANES; i++) signs[i] = i & N ? -1.0f : 1.0f;
+    return fma(x, load(signs), swap<N>(x));
+}
+
+// UNIT values times the Walsh-Hadamard matrix, whose inverse is itself over UNIT.
+inline void rotate(const float* x, float* out) {
+    constexpr int COUNT = UNIT / LANES;
+    F v[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        v[i] = butterfly<2>(butterfly<1>(load(x + i * LANES)));
+        if constexpr (LANES > 4) v[i] = butterfly<4>(v[i]);
+        if constexpr (LANES > 8) v[i] = butterfly<8>(v[i]);
+    }
+    for (int n = 1; n < COUNT; n *= 2)
+        for (int i = 0; i < COUNT; i++) {
+            if (i & n) continue;
+            F first = v[i], second = v[i + n];
+            v[i] = add(first, second), v[i + n] = sub(first, second);
+        }
+    for (int i = 0; i < COUNT; i++) store(out + i * LANES, v[i]);
+}
+
 // The left side of a product, (rows, columns): floats, or for INT8 and INT4 weights int8 in blocks as long as the
-// weights', each with its scale, the sum of its integers, and that sum scaled. The matrix unit wants the integers in
-// tiles of 16 rows by 64 columns, one after the other.
+// weights', each with its scale, the sum of its integers, and that sum scaled; for INT8 rotated as the weights are. The
+// matrix unit wants the integers in tiles of 16 rows by 64 columns, one after the other.
 struct Activations {
     int64_t columns = 0, block = UNIT, blocks = 0;  // of a row
-    bool quantised = false;
+    Format format = FP32;
     Lines<float> values, scales, totals;
     Lines<int8_t> bytes;
     Lines<int32_t> sums;
 
     // The matrix unit reads whole tiles: up to 15 rows more than there are.
     void reserve(const Linear& weights, int64_t num_rows) {
-        columns = weights.columns, block = block_of(weights.format), quantised = weights.format >= INT8;
+        format = static_cast<Format>(weights.format), columns = weights.columns, block = block_of(format, columns);
         blocks = columns / block;
-        size_t size = static_cast<size_t>((num_rows + 15) / 16 * 16 * columns), num_scales = size / block;
-        if (!quantised) grow(values, size);
-        if (quantised) grow(bytes, size), grow(scales, num_scales), grow(totals, num_scales), grow(sums, num_scales);
+        size_t size = static_cast<size_t>((num_rows + 31) / 32 * 32 * columns), num_scales = size / block;
+        if (format < INT8) grow(values, size);
+        else grow(bytes, size), grow(scales, num_scales), grow(totals, num_scales), grow(sums, num_scales);
     }
 
     template <class T>
@@ -66,12 +88,14 @@ struct Activations {
         if (v.size() < size) v.resize(size);
     }
 
-    // Take UNIT values as columns [column, column + UNIT) of a row.
+    // How many columns put takes.
+    int64_t portion() const { return format == INT8 ? block : UNIT; }
+
+    // Take columns [column, column + portion()) of a row.
     void put(int64_t row, int64_t column, const float* x) {
-        int64_t at = row * columns + column;
-        if (!quantised) std::memcpy(&values[at], x, UNIT * sizeof(float));
-        else if (block == UNIT) quantise<UNIT>(row, column, x);
-        else for (int64_t i = 0; i < UNIT; i += UNIT / 2) quantise<UNIT / 2>(row, column + i, x + i);
+        if (format < INT8) std::memcpy(&values[row * columns + column], x, UNIT * sizeof(float));
+        else if (format == INT8) put_rotated(row, column, x);
+        else for (int64_t i = 0; i < UNIT; i += 32) quantise<32>(row, column + i, x + i, 1);
     }
 
     // Where the integer of a row and column is; rows of one tile, or all rows, are row_stride() apart.
@@ -88,9 +112,20 @@ struct Activations {
     int64_t scale_stride() const { return TILED ? 1 : blocks; }
 
 private:
+    void put_rotated(int64_t row, int64_t column, const float* x) {
+        alignas(64) float turned[MOST_BLOCK];
+        for (int64_t i = 0; i < block; i += UNIT) rotate(x + i, turned + i);
+        switch (block / UNIT) {
+            case 1: return quantise<64>(row, column, turned, 1.0f / 8);
+            case 2: return quantise<128>(row, column, turned, 1.0f / 8);
+            case 3: return quantise<192>(row, column, turned, 1.0f / 8);
+            default: return quantise<256>(row, column, turned, 1.0f / 8);
+        }
+    }
+
+    // factor: what the values are to be multiplied with.
     template <int BLOCK>
-    void quantise(int64_t row, int64_t column, const float* x) {
-        int64_t at = place(row, column);
+    void quantise(int64_t row, int64_t column, const float* x, float factor) {
         F largest = zero(), total = zero();
         for (int64_t i = 0; i < BLOCK; i += LANES) largest = max(largest, abs(load(x + i)));
         float size = highest(largest);
@@ -98,11 +133,11 @@ private:
         for (int64_t i = 0; i < BLOCK; i += LANES) {
             F whole = round(mul(load(x + i), inverse));
             total = add(total, whole);
-            store_bytes(&bytes[at + i], whole);
+            store_bytes(&bytes[place(row, column + i)], whole);
         }
         int64_t index = scale_place(row, column / BLOCK);
-        float exact = sum(total);
-        scales[index] = size / 127, totals[index] = size / 127 * exact, sums[index] = static_cast<int32_t>(exact);
+        float exact = sum(total), scale = size / 127 * factor;
+        scales[index] = scale, totals[index] = scale * exact, sums[index] = static_cast<int32_t>(exact);
     }
 };
 
@@ -135,32 +170,27 @@ inline void dot_floats(const Linear& w, const Activations& a, int64_t row, int64
     }
 }
 
-// The same with integer weights: exact within a block, then scaled as the activations are, and in larger blocks as the
-// weights are.
+// The same with integer weights: exact within a block, then scaled.
 template <Format FORMAT, int M, int V>
 inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64_t vector, F (&out)[M][V]) {
-    constexpr int BLOCK = block_of(FORMAT), GROUP = 4 * PANEL, BLOCK_BYTES = BLOCK * PANEL / (FORMAT == INT4 ? 2 : 1);
-    int64_t blocks = w.columns / BLOCK, per_scale = blocks_per_scale(FORMAT, w.columns);
+    constexpr int GROUP = 4 * PANEL, STEP = FORMAT == INT4 ? 32 : UNIT, STEP_BYTES = STEP * PANEL / (FORMAT == INT4 ? 2 : 1);
     const char* p[V];
-    for (int v = 0; v < V; v++) p[v] = panel_data(w, vector + v, blocks * BLOCK_BYTES, 4);
-    for (int64_t first = 0; first < blocks; first += per_scale) {
-        F parts[M][V];
+    for (int v = 0; v < V; v++) p[v] = panel_data(w, vector + v, w.columns / STEP * STEP_BYTES, 4);
+    for (int64_t b = 0; b < a.blocks; b++) {
+        int64_t at = a.scale_place(row, b);
+        I acc[M][V];
         for (int m = 0; m < M; m++)
-            for (int v = 0; v < V; v++) parts[m][v] = zero();
-        for (int64_t b = first; b < first + per_scale; b++) {
-            const int8_t* x = &a.bytes[a.place(row, b * BLOCK)];
-            int64_t at = a.scale_place(row, b);
+            for (int v = 0; v < V; v++) acc[m][v] = FORMAT == INT8 ? begin8(a.sums[at + m * a.scale_stride()]) : begin4();
+        for (int64_t column = b * a.block; column < (b + 1) * a.block; column += STEP) {
+            const int8_t* x = &a.bytes[a.place(row, column)];
             if constexpr (M <= 2)  // little is computed with each weight: ask for those to come
                 for (int v = 0; v < V; v++)
-                    for (int i = 0; i < BLOCK_BYTES; i += 64) __builtin_prefetch(p[v] + b * BLOCK_BYTES + i + 4096);
-            I acc[M][V];
-            for (int m = 0; m < M; m++)
-                for (int v = 0; v < V; v++) acc[m][v] = FORMAT == INT8 ? begin8(a.sums[at + m * a.scale_stride()]) : begin4();
+                    for (int i = 0; i < STEP_BYTES; i += 64) __builtin_prefetch(p[v] + i + 4096);
             if constexpr (FORMAT == INT8) {
 #pragma GCC unroll 16
-                for (int g = 0; g < BLOCK / 4; g++) {
+                for (int g = 0; g < STEP / 4; g++) {
                     W weights[V];
-                    for (int v = 0; v < V; v++) weights[v] = weights8(reinterpret_cast<const int8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP));
+                    for (int v = 0; v < V; v++) weights[v] = weights8(reinterpret_cast<const int8_t*>(p[v] + g * GROUP));
                     for (int m = 0; m < M; m++)
                         for (int v = 0; v < V; v++) acc[m][v] = dot8(acc[m][v], weights[v], x + m * a.row_stride() + 4 * g);
                 }
@@ -168,7 +198,7 @@ inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64
 #pragma GCC unroll 4
                 for (int g = 0; g < 4; g++) {  // a byte holds a weight of group g and one of group g + 4
                     W low[V], high[V];
-                    for (int v = 0; v < V; v++) weights4(reinterpret_cast<const uint8_t*>(p[v] + b * BLOCK_BYTES + g * GROUP), low[v], high[v]);
+                    for (int v = 0; v < V; v++) weights4(reinterpret_cast<const uint8_t*>(p[v] + g * GROUP), low[v], high[v]);
                     for (int m = 0; m < M; m++)
                         for (int v = 0; v < V; v++) {
                             acc[m][v] = dot4(acc[m][v], low[v], x + m * a.row_stride() + 4 * g);
@@ -176,18 +206,15 @@ inline void dot_blocks(const Linear& w, const Activations& a, int64_t row, int64
                         }
                 }
             }
-            for (int m = 0; m < M; m++)
-                for (int v = 0; v < V; v++) {
-                    F whole = FORMAT == INT8 ? end8(acc[m][v]) : end4(acc[m][v]);
-                    parts[m][v] = fma(whole, all(a.scales[at + m * a.scale_stride()]), parts[m][v]);
-                }
+            for (int v = 0; v < V; v++) p[v] += STEP_BYTES;
         }
         for (int v = 0; v < V; v++) {
-            int64_t scale_at = ((vector + v) / PARTS * blocks + first) / per_scale * PANEL + (vector + v) % PARTS * LANES;
+            int64_t scale_at = ((vector + v) / PARTS * a.blocks + b) * PANEL + (vector + v) % PARTS * LANES;
             F scale = load_half(w.scales + scale_at);
             for (int m = 0; m < M; m++) {
-                out[m][v] = fma(parts[m][v], scale, out[m][v]);
-                if constexpr (FORMAT == INT4) out[m][v] = fma(load_half(w.minima + scale_at), all(a.totals[a.scale_place(row, first) + m * a.scale_stride()]), out[m][v]);
+                F whole = FORMAT == INT8 ? end8(acc[m][v]) : end4(acc[m][v]);
+                out[m][v] = fma(mul(whole, all(a.scales[at + m * a.scale_stride()])), scale, out[m][v]);
+                if constexpr (FORMAT == INT4) out[m][v] = fma(load_half(w.minima + scale_at), all(a.totals[at + m * a.scale_stride()]), out[m][v]);
             }
         }
     }

@@ -1,9 +1,10 @@
 """Lays weight matrices out for the C++ step, and back; knows no networks.
 
 Rows come in panels of 16 that are multiplied side by side, so that a vector register holds 16 results. Floats:
-(panels, columns, 16). INT8: (panels, columns / 4, 16, 4), four neighbouring columns of a row together; a block, which
-shares a scale, is the longest of 256, 192, 128 and 64 columns that divides them. INT4: (panels, blocks, 4, 16, 4) bytes
-for blocks of 32 columns, the low half a weight of the first 16 of them, the high half the one 16 columns on.
+(panels, columns, 16). INT8: (panels, columns / 4, 16, 4), four neighbouring columns of a row together; each 64 columns
+are rotated, and a block, which shares a scale, is the longest of 256, 192, 128 and 64 columns that divides them. INT4:
+(panels, blocks, 4, 16, 4) bytes for blocks of 32 columns, the low half a weight of the first 16 of them, the high half
+the one 16 columns on.
 """
 
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def pack(weight: Tensor, form: Format) -> Packed:
         panels = filled.to(_FLOATS[form]).view(-1, PANEL, filled.shape[1])
         return Packed(form, (rows, columns), panels.transpose(1, 2).contiguous())
     block = _block(form, filled.shape[1])
+    if form is Format.INT8:
+        filled = rotate(filled)
     blocks = filled.view(-1, PANEL, filled.shape[1] // block, block)  # (panels, 16, blocks, columns)
     if form is Format.INT8:
         scales = (blocks.abs().amax(-1, keepdim=True) / 127).half()
@@ -93,7 +96,21 @@ def unpack(packed: Packed) -> Tensor:
         if packed.minima is not None:
             full += _per_row(packed.minima)
         full = full.reshape(rows, columns)
+        if packed.format is Format.INT8:
+            full = rotate(full)
     return full[: packed.shape[0], : packed.shape[1]].contiguous()
+
+
+def rotate(matrix: Tensor) -> Tensor:
+    """Each 64 columns of a matrix times the Walsh-Hadamard matrix over 8, which is its own inverse.
+
+    A product stays what it is if both its sides are rotated. What few columns of activations hold is spread over 64 of
+    them: a scale for many columns then fits all. Source: Ashkboos et al., QuaRot (2024).
+    """
+    hadamard = torch.ones(1, 1)
+    while len(hadamard) < UNIT:
+        hadamard = torch.cat((torch.cat((hadamard, hadamard), 1), torch.cat((hadamard, -hadamard), 1)))
+    return (matrix.view(len(matrix), -1, UNIT) @ (hadamard / UNIT**0.5)).flatten(1)
 
 
 def interleave_gate_up(gate_up: Tensor) -> Tensor:

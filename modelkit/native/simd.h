@@ -36,7 +36,7 @@ inline uint16_t float_to_half(float value) {  // rounds to nearest, ties to even
     return static_cast<uint16_t>(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13));
 }
 
-// F: LANES floats. I: as many int32. W: 4 * LANES weight bytes, made ready once for many dot products.
+// F: LANES floats; swap<N> exchanges those that lie N apart. I: as many int32. W: 4 * LANES weight bytes, made ready once for many dot products.
 // dot8 and dot4 add the products of each lane's four weights with the same four activations; a sum that starts with
 // begin8(sum of the block's activations) ends, by end8, in the exact integer, whatever trick lies between.
 #if defined(__AVX512VNNI__)
@@ -57,6 +57,11 @@ inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F abs(F x) { return _mm512_abs_ps(x); }
 inline F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+template <int N> inline F swap(F x) {
+    if constexpr (N == 1) return _mm512_permute_ps(x, 0xb1);
+    if constexpr (N == 2) return _mm512_permute_ps(x, 0x4e);
+    return _mm512_shuffle_f32x4(x, x, N == 4 ? 0xb1 : 0x4e);
+}
 inline F exp2_int(F n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtps_epi32(add(n, all(127))), 23)); }
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }
 inline float highest(F x) { return _mm512_reduce_max_ps(x); }
@@ -100,6 +105,11 @@ inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F abs(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 inline F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+template <int N> inline F swap(F x) {
+    if constexpr (N == 1) return _mm256_permute_ps(x, 0xb1);
+    if constexpr (N == 2) return _mm256_permute_ps(x, 0x4e);
+    return _mm256_permute2f128_ps(x, x, 1);
+}
 inline F exp2_int(F n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtps_epi32(add(n, all(127))), 23)); }
 inline float sum(F x) {
     __m128 v = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -163,6 +173,7 @@ inline F max(F a, F b) { return each([&](int i) { return a.x[i] > b.x[i] ? a.x[i
 inline F min(F a, F b) { return each([&](int i) { return a.x[i] < b.x[i] ? a.x[i] : b.x[i]; }); }
 inline F abs(F x) { return each([&](int i) { return std::fabs(x.x[i]); }); }
 inline F round(F x) { return each([&](int i) { return std::nearbyint(x.x[i]); }); }
+template <int N> inline F swap(F x) { return each([&](int i) { return x.x[i ^ N]; }); }
 inline F exp2_int(F n) { return each([&](int i) { return std::ldexp(1.0f, static_cast<int>(n.x[i])); }); }
 inline float sum(F x) { return (x.x[0] + x.x[2]) + (x.x[1] + x.x[3]); }
 inline float highest(F x) { return std::fmax(std::fmax(x.x[0], x.x[1]), std::fmax(x.x[2], x.x[3])); }
@@ -186,6 +197,12 @@ inline I begin4() { return {}; }
 inline I dot4(I acc, const W& w, const int8_t* a) { return dot8(acc, w, a); }
 inline F end4(I acc) { return end8(acc); }
 #endif
+
+inline float first(F x) {
+    float lanes[LANES];
+    store(lanes, x);
+    return lanes[0];
+}
 
 // e^x by Cephes' polynomial, within 2 units in the last place; what would be subnormal becomes about 1e-38.
 inline F exp(F x) {

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from modelkit.config import DecoderConfig
 from modelkit.decoder import Decoder
@@ -13,7 +14,7 @@ from modelkit.native import build
 from modelkit.native import library as native_library
 from modelkit.native.library import Library, installed, open_library
 from modelkit.native.model import NativeDecoder, NativeWeights, supports
-from modelkit.native.packing import Format, interleave_gate_up, pack, unpack
+from modelkit.native.packing import UNIT, Format, interleave_gate_up, pack, rotate, unpack
 from modelkit.paged import PagedDecoder, PagedModel, Segment, Step
 from tests.fixtures.tiny_decoder import tiny_config, tiny_decoder
 
@@ -160,9 +161,24 @@ def test_steps_without_a_choice_return_no_rows(library: Library) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("shape", [(16, 32), (1, 1), (37, 100)])
 def test_packing_keeps_every_weight_within_half_a_grid_step(form: Format, shape: tuple[int, int]) -> None:
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    weight = F.pad(torch.randn(shape, generator=torch.Generator().manual_seed(1)), (0, -shape[1] % UNIT))
     step = {Format.FP32: 0.0, Format.FP16: 2**-10, Format.BF16: 2**-7, Format.INT8: 1 / 127, Format.INT4: 2 / 15}[form]
-    assert (unpack(pack(weight, form)) - weight).abs().max() <= 0.51 * step * weight.abs().max() + 1e-3 * (step > 0)
+    error = unpack(pack(weight, form)) - weight
+    if form is Format.INT8:
+        error, weight = rotate(error), rotate(weight)  # where its grid is
+    assert error.abs().max() <= 0.51 * step * weight.abs().max() + 1e-3 * (step > 0)
+
+
+def test_rotating_twice_changes_nothing_and_both_sides_no_product() -> None:
+    left, right = torch.randn(2, 5, 192, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(rotate(rotate(left)), left)
+    torch.testing.assert_close(rotate(left) @ rotate(right).T, left @ right.T)
+
+
+def test_rotating_spreads_a_single_column_over_64() -> None:
+    matrix = torch.zeros(1, 128)
+    matrix[0, 70] = 16
+    assert rotate(matrix).abs().tolist() == [[0.0] * 64 + [2.0] * 64]
 
 
 def test_four_bit_weights_on_a_grid_of_scale_and_minimum_are_kept() -> None:
