@@ -14,19 +14,13 @@ struct Tile {
     int64_t sequence, token, count;
 };
 
-// Softmax over one span so far: the highest score, the sum of exponentials, and the mix of values.
-struct Partial {
-    float highest, total;
-    float* mix;
-};
-
 inline void merge(Partial& into, const Partial& from, int64_t head_dim) {
     float top = std::max(into.highest, from.highest);
-    float kept = std::exp(into.highest - top), added = std::exp(from.highest - top);
-    into.total = into.total * kept + from.total * added;
+    F kept = exp(all(into.highest - top)), added = exp(all(from.highest - top));
+    into.total = into.total * first(kept) + from.total * first(added);
     into.highest = top;
     for (int64_t d = 0; d < head_dim; d += LANES)
-        store(into.mix + d, fma(load(from.mix + d), all(added), mul(load(into.mix + d), all(kept))));
+        store(into.mix + d, fma(load(from.mix + d), added, mul(load(into.mix + d), kept)));
 }
 
 class Attention {
@@ -143,25 +137,9 @@ private:
         }
         for (int64_t row = 0; row < rows; row++) {
             int64_t seen = std::min<int64_t>(last, step_.positions[tile.token + row / group_] + 1) - first;
-            soften(scores + row * SPAN, std::max<int64_t>(seen, 0), (last - first + 31) / 32 * 32, out[row]);
+            if (seen > 0) Kind::soften(scores + row * SPAN, seen, (last - first + 31) / 32 * 32, out[row]);
         }
         Kind::mix(blocks, scores, rows, last - first, out[0].mix);
-    }
-
-    // Scores become exponentials relative to the highest of the first `seen`; those after them become 0.
-    static void soften(float* scores, int64_t seen, int64_t width, Partial& out) {
-        const float none = -std::numeric_limits<float>::infinity();
-        std::fill(scores + seen, scores + width, none);
-        F top = all(none), total = zero();
-        for (int64_t t = 0; t < width; t += LANES) top = max(top, load(scores + t));
-        out.highest = highest(top);
-        for (int64_t t = 0; t < width; t += LANES) {
-            F weight = exp(sub(load(scores + t), all(out.highest)));
-            total = add(total, weight);  // those not seen are 1e-38, which changes no sum that holds a 1
-            store(scores + t, weight);
-        }
-        std::fill(scores + seen, scores + width, 0.0f);
-        out.total = sum(total);
     }
 
     void finish_alone(float* q, int64_t stride, int64_t index) {

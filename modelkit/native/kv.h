@@ -2,6 +2,8 @@
 // transposed, so that a vector holds the scores of neighbouring tokens; values lie as they come, so that it holds
 // neighbouring components. Every sum is taken in one order, whatever rows are computed beside it.
 #pragma once
+#include <limits>
+
 #include "amx.h"
 
 namespace {
@@ -13,6 +15,20 @@ struct Block {
     void *keys, *values;
     int64_t length, depth;
 };
+
+// Softmax over one span: the highest score, the sum of exponentials, and the mix of values.
+struct Partial {
+    float highest, total;
+    float* mix;
+};
+
+// Hides the scores after the first `seen`; returns the highest of those.
+inline float highest_of(float* scores, int64_t seen, int64_t width) {
+    std::fill(scores + seen, scores + width, -std::numeric_limits<float>::infinity());
+    F first = load(scores), second = load(scores + LANES);
+    for (int64_t t = 2 * LANES; t < width; t += 2 * LANES) first = max(first, load(scores + t)), second = max(second, load(scores + t + LANES));
+    return highest(max(first, second));
+}
 
 // out (rows, out_stride) += left (rows, left_stride) times right (depth, right_stride), 2 * LANES columns of it.
 template <class Load, int M>
@@ -73,6 +89,18 @@ struct Plain {
             add_products(rows, queries, block.depth, [&](int64_t at) { return load_some(block.keys, t + at); }, block.length, block.depth, scores + t, SPAN);
     }
 
+    // The first `seen` scores become exponentials relative to the highest; those after them, up to width, become 0.
+    static void soften(float* scores, int64_t seen, int64_t width, Partial& out) {
+        F top = all(out.highest = highest_of(scores, seen, width)), total = zero();
+        for (int64_t t = 0; t < width; t += LANES) {
+            F weight = exp(sub(load(scores + t), top));
+            total = add(total, weight);  // those not seen are 1e-38, which changes no sum that holds a 1
+            store(scores + t, weight);
+        }
+        std::fill(scores + seen, scores + width, 0.0f);
+        out.total = sum(total);
+    }
+
     // mix (rows, depth) = weights (rows, SPAN) of a span's tokens times their values.
     static void mix(const Block* blocks, const float* weights, int64_t rows, int64_t tokens, float* mix) {
         int64_t length = blocks[0].length, depth = blocks[0].depth;
@@ -117,12 +145,22 @@ struct Tiled {
         }
     }
 
+    // The exponentials take the first half of the scores' place, as bfloat16.
+    static void soften(float* scores, int64_t seen, int64_t width, Partial& out) {
+        out.highest = highest_of(scores, seen, width);
+        F log2e = all(1.44269504f), top = all(out.highest * -1.44269504f), total = zero();
+        for (int64_t t = 0; t < width; t += 2 * LANES) {
+            F first = power_of_2(fma(load(scores + t), log2e, top)), second = power_of_2(fma(load(scores + t + LANES), log2e, top));
+            total = add(total, add(first, second));
+            _mm512_storeu_si512(scores + t / 2, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+        }
+        out.total = sum(total);
+    }
+
     static void mix(const Block* blocks, const float* weights, int64_t rows, int64_t tokens, float* mix) {
-        alignas(64) thread_local uint16_t left[MAX_ROWS][SPAN];
+        const uint16_t* left = reinterpret_cast<const uint16_t*>(weights);
         thread_local Lines<uint16_t> last;
         int64_t length = blocks[0].length, depth = blocks[0].depth, full = tokens / (2 * TILE) * 2 * TILE;
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t t = 0; t < tokens; t += LANES) store_bfloat(&left[row][t], load(weights + row * SPAN + t));
         auto values = [&](int64_t t) { return static_cast<const uint16_t*>(blocks[t / length].values) + t % length * depth; };
         if (full < tokens) {  // what lies behind the last token may be no number, and 0 times that is none
             last.assign(2 * TILE * depth, 0);
@@ -133,7 +171,7 @@ struct Tiled {
         for (int64_t d = 0; d < depth; d += TILE) {
             begin_halves();
             for (int64_t t = 0; t < tokens; t += 2 * TILE)
-                add_halves(&left[0][t], 2 * SPAN, rows > TILE, (t < full ? values(t) : last.data()) + 2 * d, 4 * depth);
+                add_halves(left + t, 4 * SPAN, rows > TILE, (t < full ? values(t) : last.data()) + 2 * d, 4 * depth);
             end_halves(mix + d, depth, rows > TILE);
         }
     }
