@@ -54,12 +54,14 @@ inline void add_bytes(const int8_t* left, int64_t next_rows, const int8_t* right
     if constexpr (P == 2) _tile_dpbssd(3, 5, 7);
 }
 
+// out: where the first sum goes, its rows row_bytes apart; the others lie next_panel and next_rows bytes on.
 template <int R, int P>
-inline void store_sums(int32_t (*out)[TILE][PANEL]) {
-    _tile_stored(0, out[0], UNIT);
-    if constexpr (P == 2) _tile_stored(1, out[1], UNIT);
-    if constexpr (R == 2) _tile_stored(2, out[P], UNIT);
-    if constexpr (R == 2 && P == 2) _tile_stored(3, out[P + 1], UNIT);
+inline void store_sums(void* out, int64_t row_bytes, int64_t next_panel, int64_t next_rows) {
+    char* at = static_cast<char*>(out);
+    _tile_stored(0, at, row_bytes);
+    if constexpr (P == 2) _tile_stored(1, at + next_panel, row_bytes);
+    if constexpr (R == 2) _tile_stored(2, at + next_rows, row_bytes);
+    if constexpr (R == 2 && P == 2) _tile_stored(3, at + next_rows + next_panel, row_bytes);
 }
 
 // R tiles of 16 rows times P panels, the same sums as dot_blocks, into out; STEPS: tiles of a block's columns. data:
@@ -95,7 +97,7 @@ void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel
                         store(out[r * P + p][m], kept);
                     }
         }
-        if (b < a.blocks) store_sums<R, P>(whole[b % 2]);
+        if (b < a.blocks) store_sums<R, P>(whole[b % 2], UNIT, TILE_BYTES, P * TILE_BYTES);
     }
 }
 
@@ -157,24 +159,18 @@ void multiply_tiles(const Linear& w, const Activations& a, Rows rows, int64_t fi
     }
 }
 
-// One product of bfloat16 tiles, added to sum tile 0 (rows in tile 4) and, if there is a second tile of rows in 5, to 1.
-inline void add_halves(const uint16_t* left, int64_t left_bytes, bool both, const void* right, int64_t right_bytes) {
+// The same for bfloat16, with R tiles of rows and two tiles of 16 columns side by side.
+template <int R>
+inline void add_halves(const uint16_t* left, int64_t left_bytes, const uint16_t* right, int64_t right_bytes) {
     _tile_loadd(6, right, right_bytes);
+    _tile_loadd(7, right + 2 * TILE, right_bytes);
     _tile_loadd(4, left, left_bytes);
     _tile_dpbf16ps(0, 4, 6);
-    if (!both) return;
+    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (R == 1) return;
     _tile_loadd(5, reinterpret_cast<const char*>(left) + TILE * left_bytes, left_bytes);
-    _tile_dpbf16ps(1, 5, 6);
-}
-
-inline void begin_halves() {
-    _tile_zero(0);
-    _tile_zero(1);
-}
-
-inline void end_halves(float* out, int64_t stride, bool both) {
-    _tile_stored(0, out, stride * sizeof(float));
-    if (both) _tile_stored(1, out + TILE * stride, stride * sizeof(float));
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
 }
 
 // 2^x within 1e-4, a twentieth of what bfloat16 rounds; 0 at minus infinity.

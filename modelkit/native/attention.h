@@ -48,7 +48,7 @@ public:
         else keep_as<Full>(layer, k, v, stride, begin, end);
     }
 
-    // q (tokens, stride) becomes the mix of values; every thread calls it.
+    // q (tokens, stride) becomes the mix of values, but for tokens that finish() ends; every thread calls it.
     void run(Pool& pool, int64_t layer, float* q, int64_t stride) {
         pool.each(first_span_.back() * model_.num_kv_heads, 1, [&](int64_t begin, int64_t end) {
             for (int64_t item = begin; item < end; item++) {
@@ -58,10 +58,12 @@ public:
                 else work<Full>(layer, q, stride, tile, unit, head);
             }
         });
-        pool.each(static_cast<int64_t>(tiles_.size()), 1, [&](int64_t begin, int64_t end) {
-            for (int64_t tile = begin; tile < end; tile++)
-                if (tiles_[tile].count == 1) finish_alone(q, stride, tile);
-        });
+    }
+
+    // After run: merges the spans of tokens [begin, end) that came alone.
+    void finish(float* q, int64_t stride, int64_t begin, int64_t end) {
+        for (size_t tile = 0; tile < tiles_.size(); tile++)
+            if (tiles_[tile].count == 1 && tiles_[tile].token >= begin && tiles_[tile].token < end) finish_alone(q, stride, tile);
     }
 
 private:

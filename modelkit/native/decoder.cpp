@@ -12,7 +12,7 @@ constexpr int64_t NEAR_ROWS = 64;   // whose gate and up stay in a core's cache 
 // Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
 inline void multiply(const Linear& w, const Activations& a, Rows rows, int64_t first, int64_t last, const Output& out) {
 #if defined(HAS_AMX)
-    bool many = rows.end - rows.begin > FEW_ROWS;
+    bool many = rows.end > FEW_ROWS;  // the last few of many too
     if (many && w.format == INT8) return multiply_tiles<INT8>(w, a, rows, first, last, out);
     if (many && w.format == INT4) return multiply_tiles<INT4>(w, a, rows, first, last, out);
 #endif
@@ -70,6 +70,7 @@ public:
             TileShapes shapes;
             pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) { attention_.keep(heads.layer, heads.k, heads.v, kv_stride, begin, end); });
             attention_.run(pool_, heads.layer, heads.q, q_stride);
+            pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) { attention_.finish(heads.q, q_stride, begin, end); });
         });
     }
 
@@ -125,6 +126,7 @@ private:
         });
         attention_.run(pool_, index, s_.heads.data(), heads_width_);
         pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
+            attention_.finish(s_.heads.data(), heads_width_, begin, end);
             for (int64_t t = begin; t < end; t++)
                 for (int64_t i = 0; i < layer.o.columns; i += s_.mixed.portion()) s_.mixed.put(t, i, &s_.heads[t * heads_width_ + i]);
         });
@@ -150,15 +152,16 @@ private:
     void feed(const Layer& layer) {
         norm_all(layer.post_norm);
         int64_t portion = s_.inner.portion(), panels = 2 * portion / PANEL;
-        pool_.each(layer.gate_up.rows / (2 * portion), 1, [&](int64_t begin, int64_t end) {
+        int64_t row_blocks = (step_.num_tokens + NEAR_ROWS - 1) / NEAR_ROWS;
+        pool_.each(layer.gate_up.rows / (2 * portion) * row_blocks, 1, [&](int64_t begin, int64_t end) {
             thread_local Lines<float> both;
             Activations::grow(both, NEAR_ROWS * 2 * MOST_BLOCK);
-            for (int64_t b = begin; b < end; b++)
-                for (Rows rows{0, 0}; rows.begin < step_.num_tokens; rows.begin += NEAR_ROWS) {
-                    rows.end = std::min(step_.num_tokens, rows.begin + NEAR_ROWS);
-                    multiply(layer.gate_up, s_.normed, rows, panels * b, panels * (b + 1), {both.data(), 2 * portion, false});
-                    for (int64_t t = rows.begin; t < rows.end; t++) gate(&both[(t - rows.begin) * 2 * portion], t, b * portion);
-                }
+            for (int64_t item = begin; item < end; item++) {
+                int64_t b = item / row_blocks, first = item % row_blocks * NEAR_ROWS;
+                Rows rows{first, std::min(step_.num_tokens, first + NEAR_ROWS)};
+                multiply(layer.gate_up, s_.normed, rows, panels * b, panels * (b + 1), {both.data(), 2 * portion, false});
+                for (int64_t t = rows.begin; t < rows.end; t++) gate(&both[(t - rows.begin) * 2 * portion], t, b * portion);
+            }
         });
         add_product(layer.down, s_.inner);
     }

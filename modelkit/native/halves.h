@@ -52,10 +52,7 @@ inline void load_right(const uint16_t* right, int64_t next) {
 template <int PARTS, int R, int P>
 inline void product_of(const uint16_t* left, const uint16_t* right, int64_t depth, float* out, int64_t stride) {
     int64_t next = depth * PARTS * HALF_TILE;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_sums<R, P>();
     for (int64_t k = 0; k < depth; k++, left += PARTS * HALF_TILE, right += PARTS * HALF_TILE) {
         load_left<R>(left, next), load_right<P>(right, next);
         add_tiles<R, P>();
@@ -66,11 +63,7 @@ inline void product_of(const uint16_t* left, const uint16_t* right, int64_t dept
             add_tiles<R, P>();
         }
     }
-    int64_t bytes = stride * sizeof(float);
-    _tile_stored(0, out, bytes);
-    if constexpr (P == 2) _tile_stored(1, out + TILE, bytes);
-    if constexpr (R == 2) _tile_stored(2, out + TILE * stride, bytes);
-    if constexpr (R == 2 && P == 2) _tile_stored(3, out + TILE * stride + TILE, bytes);
+    store_sums<R, P>(out, stride * 4, TILE * 4, stride * 4 * TILE);
 }
 
 template <int PARTS>

@@ -136,13 +136,8 @@ struct Tiled {
     }
 
     static void score(const Block& block, Queries queries, int64_t rows, float* scores) {
-        bool both = rows > TILE;
-        for (int64_t t = 0; t < block.length; t += TILE) {
-            begin_halves();
-            for (int64_t d = 0; d < block.depth; d += 2 * TILE)
-                add_halves(queries + d, 2 * block.depth, both, static_cast<const uint16_t*>(block.keys) + d * block.length + 2 * t, 4 * block.length);
-            end_halves(scores + t, SPAN, both);
-        }
+        if (rows > TILE) score_rows<2>(block, queries, scores);
+        else score_rows<1>(block, queries, scores);
     }
 
     // The exponentials take the first half of the scores' place, as bfloat16.
@@ -158,7 +153,7 @@ struct Tiled {
     }
 
     static void mix(const Block* blocks, const float* weights, int64_t rows, int64_t tokens, float* mix) {
-        const uint16_t* left = reinterpret_cast<const uint16_t*>(weights);
+        const auto* left = reinterpret_cast<const uint16_t*>(weights);
         thread_local Lines<uint16_t> last;
         int64_t length = blocks[0].length, depth = blocks[0].depth, full = tokens / (2 * TILE) * 2 * TILE;
         auto values = [&](int64_t t) { return static_cast<const uint16_t*>(blocks[t / length].values) + t % length * depth; };
@@ -168,11 +163,28 @@ struct Tiled {
             std::memcpy(last.data(), values(full), whole * sizeof(uint16_t));
             if (tokens % 2) for (int64_t d = 0; d < depth; d++) last[whole + 2 * d] = values(full)[whole + 2 * d];
         }
-        for (int64_t d = 0; d < depth; d += TILE) {
-            begin_halves();
-            for (int64_t t = 0; t < tokens; t += 2 * TILE)
-                add_halves(left + t, 4 * SPAN, rows > TILE, (t < full ? values(t) : last.data()) + 2 * d, 4 * depth);
-            end_halves(mix + d, depth, rows > TILE);
+        auto values_or_last = [&](int64_t t) { return t < full ? values(t) : last.data(); };
+        if (rows > TILE) mix_rows<2>(left, values_or_last, depth, tokens, mix);
+        else mix_rows<1>(left, values_or_last, depth, tokens, mix);
+    }
+
+private:
+    template <int R>
+    static void score_rows(const Block& block, Queries queries, float* scores) {
+        for (int64_t t = 0; t < block.length; t += 2 * TILE) {
+            zero_sums<R, 2>();
+            for (int64_t d = 0; d < block.depth; d += 2 * TILE)
+                add_halves<R>(queries + d, 2 * block.depth, static_cast<const uint16_t*>(block.keys) + d * block.length + 2 * t, 4 * block.length);
+            store_sums<R, 2>(scores + t, 4 * SPAN, 4 * TILE, 4 * SPAN * TILE);
+        }
+    }
+
+    template <int R, class Values>
+    static void mix_rows(const uint16_t* weights, Values values, int64_t depth, int64_t tokens, float* mix) {
+        for (int64_t d = 0; d < depth; d += 2 * TILE) {
+            zero_sums<R, 2>();
+            for (int64_t t = 0; t < tokens; t += 2 * TILE) add_halves<R>(weights + t, 4 * SPAN, values(t) + 2 * d, 4 * depth);
+            store_sums<R, 2>(mix + d, 4 * depth, 4 * TILE, 4 * depth * TILE);
         }
     }
 };
