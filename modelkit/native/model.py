@@ -20,6 +20,7 @@ from modelkit.native.library import (
     ModelStruct,
     address,
 )
+from modelkit.native.memory import WeightMemory
 from modelkit.native.packing import PANEL, UNIT, Format, Packed, interleave_gate_up, pack
 from modelkit.paged import Step
 from modelkit.rotary import inverse_frequencies
@@ -53,6 +54,7 @@ class NativeWeights:
         default_factory=ModelStruct
     )  # what the library wants; valid as long as this object lives
     _kept: list[Tensor] = field(default_factory=list[Tensor])  # what the structs point to
+    _memory: WeightMemory = field(default_factory=WeightMemory)
 
     @classmethod
     def build(cls, config: DecoderConfig, parameters: Iterable[tuple[str, Tensor]], form: Format) -> Self:
@@ -115,8 +117,8 @@ class NativeWeights:
         linear.format = packed.format
 
     def _keep(self, tensor: Tensor) -> int:
-        self._kept.append(tensor)
-        return address(tensor)
+        self._kept.append(self._memory.take(tensor))
+        return address(self._kept[-1])
 
 
 class NativeDecoder:
