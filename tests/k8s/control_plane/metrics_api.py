@@ -4,8 +4,9 @@ import json
 import ssl
 import subprocess
 import threading
+import urllib.error
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.k8s.control_plane.cluster import Cluster
 
 GROUP = "custom.metrics.k8s.io"
 _ROOT = f"/apis/{GROUP}/v1beta1"
+_SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 
 
 @contextmanager
@@ -60,7 +62,8 @@ def metrics_api(
         _register(cluster, server.server_port)
         yield
     finally:
-        cluster.kubectl("delete", "apiservice", f"v1beta1.{GROUP}", "--ignore-not-found")
+        with suppress(urllib.error.HTTPError):  # it was not registered
+            cluster.ask("DELETE", f"{_SERVICES}/v1beta1.{GROUP}")
         server.shutdown()
         thread.join()
         server.server_close()
@@ -109,5 +112,11 @@ def _register(cluster: Cluster, port: int) -> None:
             "versionPriority": 100,
         },
     }
-    cluster.kubectl("apply", "--server-side", "-f", "-", given=[service, api])
-    cluster.kubectl("wait", "--for=condition=Available", "--timeout=60s", "apiservice", f"v1beta1.{GROUP}")
+    cluster.ask("POST", "/api/v1/namespaces/default/services", service)
+    cluster.ask("POST", _SERVICES, api)  # server-side apply of an APIService breaks this API server
+    cluster.wait_until("the metrics API is available", lambda: _is_available(cluster))
+
+
+def _is_available(cluster: Cluster) -> bool:
+    conditions = cluster.get(f"{_SERVICES}/v1beta1.{GROUP}").get("status", {}).get("conditions", [])
+    return any(each["type"] == "Available" and each["status"] == "True" for each in conditions)
