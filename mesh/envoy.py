@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mesh.failure import MeshFailure
 from mesh.files import write_atomically
 from mesh.plan import ModelKind
 from mesh.triton import package_folder
@@ -21,6 +23,7 @@ _TEMPLATES = Environment(
 )
 
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a pod's own address; who reaches it is the NetworkPolicies' affair
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,27 @@ class ModelRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class Collector:
+    """Where Envoy sends its spans. url: of the route that takes traces over OTLP/HTTP."""
+
+    host: str
+    port: int
+    url: str
+    tls: bool
+
+    @classmethod
+    def at(cls, endpoint: str) -> Self:
+        """The one at OTEL_EXPORTER_OTLP_ENDPOINT. Raises MeshFailure if that is no URL."""
+        parts = urlsplit(endpoint)
+        if parts.scheme not in _PORTS or parts.hostname is None:
+            raise MeshFailure(
+                f"OTEL_EXPORTER_OTLP_ENDPOINT must be a URL like http://127.0.0.1:4318, it is {endpoint!r}"
+            )
+        url = f"{endpoint.rstrip('/')}/v1/traces"
+        return cls(parts.hostname, parts.port or _PORTS[parts.scheme], url, parts.scheme == "https")
+
+
+@dataclass(frozen=True, slots=True)
 class EnvoyConfig:
     """Everything the template needs; the two lists of ports have one entry per gateway, on loopback."""
 
@@ -48,6 +72,7 @@ class EnvoyConfig:
     gateway_grpc: Sequence[int]
     models: Sequence[ModelRoute]
     endpoints_folder: Path
+    collector: Collector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +93,7 @@ class NamedMesh:
     worker_port: int
     models: Mapping[str, ModelKind]
     tls: str | None = None
+    collector: Collector | None = None
 
     @property
     def services(self) -> Mapping[str, str]:
@@ -95,6 +121,7 @@ def render(config: EnvoyConfig) -> str:
         gateway_grpc=config.gateway_grpc,
         models=[asdict(model) | {"endpoints": str(model.endpoints)} for model in config.models],
         endpoints_folder=str(config.endpoints_folder),
+        collector=config.collector,
         model_header=MODEL_HEADER,
         affinity_header=AFFINITY_HEADER,
         names=None,
@@ -117,6 +144,7 @@ def render_named(mesh: NamedMesh) -> str:
         ],
         model_header=MODEL_HEADER,
         affinity_header=AFFINITY_HEADER,
+        collector=mesh.collector,
         names={
             "gateway": mesh.gateway,
             "worker_port": mesh.worker_port,

@@ -12,6 +12,7 @@ from mesh.failure import MeshFailure
 from mesh.plan import Model, Options, Part, Plan
 from mesh.ports import BLOCK_LEN
 from mesh.state import StateFolder
+from meshkit.settings import TelemetrySettings
 
 FIXED_PORTS: Final = 2  # Envoy's internal listener and admin
 PORTS_PER_GATEWAY: Final = 2  # HTTP and gRPC
@@ -54,6 +55,7 @@ class Layout:
 
     def envoy_config(self) -> envoy.EnvoyConfig:
         """What Envoy must know of the other parts."""
+        endpoint = TelemetrySettings().exporter_otlp_endpoint
         return envoy.EnvoyConfig(
             edge_host=self.options.host,
             edge_port=self.options.port,
@@ -63,6 +65,7 @@ class Layout:
             gateway_grpc=[grpc for _, grpc in self._gateway_ports],
             models=[route_of(model, self.state) for model in self.options.models],
             endpoints_folder=self.state.endpoints,
+            collector=None if endpoint is None else envoy.Collector.at(endpoint),
         )
 
     def worker_ports(self, slot: int) -> tuple[int, int, int]:

@@ -13,6 +13,9 @@ from meshkit.settings import TelemetrySettings
 # spans of a worker, below the request's own
 QUEUE, PREFILL, DECODE, FORWARD = "queue", "prefill", "decode", "forward"
 
+# what is asked; the second is OpenTelemetry's word, the third has none
+CHAT, EMBEDDINGS, RERANK = "chat", "embeddings", "rerank"
+
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
@@ -25,6 +28,13 @@ REQUEST_ID: Final = "mesh.request_id"
 ANSWER_INDEX: Final = "mesh.answer_index"
 NUM_INPUTS: Final = "mesh.num_inputs"  # texts, or pairs of query and document
 NUM_TOKENS: Final = "mesh.num_tokens"  # of a chunk of the prompt, or of an answer
+
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+RPC_SYSTEM: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+RPC_STATUS: Final = "rpc.response.status_code"
 
 PROVIDER_NAME: Final = "zhinao_mesh"
 

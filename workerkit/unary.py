@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Generic, Protocol
 
 from meshkit.errors import MeshError, Reason
-from meshkit.telemetry import open_tracing
+from meshkit.telemetry import EMBEDDINGS, RERANK, open_tracing
 from meshkit.wire import Operation
 from workerkit.batch_metrics import BatchMetrics
 from workerkit.batcher import Batcher
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NUM_TOKENISERS: Final = 2
-_SPANS: Final = {Operation.EMBED: "embeddings", Operation.RERANK: "rerank"}  # the former is OpenTelemetry's word
+_SPANS: Final = {Operation.EMBED: EMBEDDINGS, Operation.RERANK: RERANK}
 
 
 class UnaryModel(Protocol[SomeItem, Result]):

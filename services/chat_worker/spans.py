@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final
 
 from opentelemetry.trace import Tracer
 from opentelemetry.util.types import AttributeValue
@@ -11,8 +10,6 @@ from opentelemetry.util.types import AttributeValue
 from meshkit import telemetry
 from services.chat_worker.engine.generation import Finish, Piece
 from workerkit.traces import Attributes, Part, RequestTrace, RequestTracer
-
-_CHAT: Final = "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class ChatTracer:
     """Begins the traces of one model's requests."""
 
     def __init__(self, tracer: Tracer, model_id: str, clock: Callable[[], float] = monotonic) -> None:
-        self._requests = RequestTracer(tracer, _CHAT, model_id, clock)
+        self._requests = RequestTracer(tracer, telemetry.CHAT, model_id, clock)
 
     def begin(self, request_id: str, traceparent: str | None) -> ChatTrace:
         """A request has arrived; see RequestTracer.begin."""

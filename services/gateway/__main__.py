@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from meshkit.logs import setup_logging
+from meshkit.telemetry import open_tracing
 from services.gateway.app import create_app
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
@@ -45,10 +46,12 @@ async def serve(settings: GatewaySettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
+        tracing = open_tracing("gateway")
+        stack.callback(tracing.close)
         channel = await stack.enter_async_context(open_channel(settings.upstream))
         tenancy = await _open_tenancy(settings, stack)
         admission = Admission(ResumingWorker(TritonWorker(channel), metrics), metrics)
-        app = create_app(settings, admission, metrics, tenancy)
+        app = create_app(settings, admission, metrics, tenancy, tracing.tracer)
         grpc_face = GrpcFace(app.state.gateway)
         http = _http_server(settings, app)
         await grpc_face.start()

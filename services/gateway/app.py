@@ -4,6 +4,7 @@ import time
 from functools import cache
 
 from fastapi import FastAPI
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from services.gateway.body_limit import BodyLimit
 from services.gateway.boundary import Boundary
@@ -50,19 +51,26 @@ def bare_app() -> FastAPI:
     return app
 
 
-def create_app(settings: GatewaySettings, worker: Worker, metrics: Metrics, tenancy: Tenancy | None = None) -> FastAPI:
-    """The ASGI app in front of that worker; it opens nothing. tenancy: None asks for no keys."""
+def create_app(
+    settings: GatewaySettings,
+    worker: Worker,
+    metrics: Metrics,
+    tenancy: Tenancy | None = None,
+    tracer: Tracer | None = None,
+) -> FastAPI:
+    """The ASGI app in front of that worker; it opens nothing. tenancy: None asks for no keys; tracer: for spans."""
+    tracer = tracer or NoOpTracer()
     if tenancy is not None:
         worker = MeteredWorker(worker, tenancy.meter, assumed_answer_tokens=settings.assumed_answer_tokens)
     app = bare_app()
     catalog = Catalog(settings.models)
     search = Search(catalog, worker, timeout_s=settings.request_timeout_s)
-    app.state.gateway = Gateway(settings, catalog, worker, search, metrics, int(time.time()), tenancy)
+    app.state.gateway = Gateway(settings, catalog, worker, search, metrics, int(time.time()), tenancy, tracer)
     add_error_handlers(app)
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if tenancy is not None:
         app.add_middleware(KeyCheck, tenancy=tenancy)
-    app.add_middleware(Boundary, metrics=metrics)
+    app.add_middleware(Boundary, metrics=metrics, tracer=tracer)
     app.add_middleware(Linger)  # added last, so outermost
     return app

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
+from opentelemetry.trace import INVALID_SPAN, Span
+
 from meshkit.errors import MeshError, Reason
 from services.gateway.tenancy.keys import Grant
 
@@ -30,7 +32,9 @@ class Call:
     request_id: str
     tenant: str = ""
     strict: bool = False
-    traceparent: str | None = None  # W3C Trace Context, passed on unread
+    traceparent: str | None = None  # W3C Trace Context, of the client or of our own span below it
+    span: Span = INVALID_SPAN
+    operation: str | None = None  # what was asked of a worker, in OpenTelemetry's word
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

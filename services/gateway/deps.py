@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Annotated, Final, cast
 
 from fastapi import Depends, Request
+from opentelemetry.trace import Tracer
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
@@ -35,7 +36,8 @@ class Gateway:
     search: Search
     metrics: Metrics
     started_s: int  # Unix seconds
-    tenancy: Tenancy | None = None
+    tenancy: Tenancy | None
+    tracer: Tracer
 
     def new_head(self, prefix: str, body: GenerationFields) -> Head:
         """Draw what a new answer needs from clock and chance; MODEL_NOT_FOUND for an unknown model.

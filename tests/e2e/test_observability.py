@@ -3,15 +3,19 @@
 import json
 import re
 import socket
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 
+import grpc
 import httpx
 import pytest
 
 from services.chat_worker.engine.sequence import FinishReason
-from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, wait_until, zhinao
+from tests.e2e.conftest import Mesh, free_port, wait_until, zhinao
 from tests.fakes.otlp_sink import OtlpSink
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
+from zhinao.chat.v1.chat_pb2 import GenerateRequest, StopConditions, TokenPrompt
+from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -28,7 +32,7 @@ def sink() -> Iterator[OtlpSink]:
 
 @pytest.fixture(scope="module")
 def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """One tiny model whose greedy answers never end by themselves, in a mesh that sends spans to the sink."""
+    """A tiny model whose greedy answers never end by themselves, and it as a reranker too; spans go to the sink."""
     folder = tmp_path_factory.mktemp("traced")
     checkpoint = write_tiny_zhinao(folder, window=8192, endless=True)
     port, state = free_port(), folder / "state"
@@ -36,8 +40,8 @@ def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Ite
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
             environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-            words = ("--port", str(port), "--state", str(state), "--model", f"tiny=chat:{checkpoint}", *CHAT_ONLY)
-            zhinao("up", "--detach", *words)
+            models = ("--model", f"tiny=chat:{checkpoint}", "--model", f"tiny-rank=rerank:{checkpoint}")
+            zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models, "--replicas", "embed=0")
         yield Mesh(f"http://127.0.0.1:{port}", state, {"tiny": checkpoint})
     finally:
         zhinao("down", "--state", str(state))
@@ -47,10 +51,49 @@ def test_the_workers_spans_join_the_trace_of_the_http_client(traced_mesh: Mesh, 
     reply = traced_mesh.post(COMPLETIONS, json.dumps(BODY), traceparent=f"00-{TRACE_ID}-{SPAN_ID}-01")
     assert reply.status_code == 200
     spans = sink.of_trace(TRACE_ID, {"chat tiny", "queue", "prefill", "decode"})
-    assert spans["chat tiny"].parent_span_id.hex() == SPAN_ID
     attributes = {each.key: each.value for each in spans["chat tiny"].attributes}
     assert attributes["gen_ai.usage.output_tokens"].int_value == reply.json()["usage"]["completion_tokens"]
     assert attributes["mesh.request_id"].string_value == reply.headers["x-request-id"]
+
+
+def ask_chat(mesh: Mesh, traceparent: str) -> None:
+    assert mesh.post(COMPLETIONS, json.dumps(BODY), traceparent=traceparent).status_code == 200
+
+
+def ask_grpc(mesh: Mesh, traceparent: str) -> None:
+    prompt, stop = TokenPrompt(ids=[1, 2, 3]), StopConditions(max_tokens=2)
+    with grpc.insecure_channel(mesh.url.removeprefix("http://")) as channel:
+        call = ChatServiceStub(channel).Generate(
+            GenerateRequest(tokens=prompt, stop=stop), metadata=[("traceparent", traceparent)]
+        )
+        assert list(call)
+
+
+def ask_rerank(mesh: Mesh, traceparent: str) -> None:
+    body = {"query": "a", "documents": ["b", "c"]}
+    assert mesh.post("/v1/rerank", json.dumps(body), traceparent=traceparent).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("ask", "names", "deepest"),
+    [
+        (ask_chat, {"POST /v1/chat/completions", "chat tiny", "queue", "prefill", "decode"}, "prefill"),
+        (ask_grpc, {"zhinao.chat.v1.ChatService/Generate", "chat tiny", "queue", "prefill", "decode"}, "decode"),
+        (ask_rerank, {"POST /v1/rerank", "rerank tiny-rank", "queue", "forward"}, "forward"),
+    ],
+)
+def test_one_request_is_one_tree_of_spans_from_its_client_to_the_engine(
+    traced_mesh: Mesh, sink: OtlpSink, ask: Callable[[Mesh, str], None], names: set[str], deepest: str
+) -> None:
+    for _ in range(5):  # a trace that is lost only sometimes is lost
+        trace_id = uuid.uuid4().hex
+        ask(traced_mesh, f"00-{trace_id}-{SPAN_ID}-01")
+
+        tree = sink.tree(trace_id, names)
+
+        assert tree.root.parent_span_id.hex() == SPAN_ID
+        worker, *above = tree.services_from(deepest)
+        assert above == [worker, "envoy", "envoy", "gateway", "envoy"]
 
 
 def test_tritons_page_shows_the_histograms_of_answers(traced_mesh: Mesh) -> None:

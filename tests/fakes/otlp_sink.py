@@ -4,10 +4,34 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A trace all of whose spans but one are below another of it. spans: by id, with the name of the service."""
+
+    spans: dict[str, tuple[str, Span]]
+
+    @property
+    def root(self) -> Span:
+        """The span whose parent is not here."""
+        (root,) = (span for _, span in self.spans.values() if span.parent_span_id.hex() not in self.spans)
+        return root
+
+    def services_from(self, name: str) -> list[str]:
+        """Whose spans lie on the way from a span of that name up to the root."""
+        above = next(span.span_id.hex() for _, span in self.spans.values() if span.name == name)
+        services: list[str] = []
+        while above in self.spans:
+            service, span = self.spans[above]
+            services.append(service)
+            above = span.parent_span_id.hex()
+        return services
 
 
 class OtlpSink:
@@ -18,11 +42,23 @@ class OtlpSink:
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                chunked = self.headers.get("transfer-encoding") == "chunked"  # as Envoy sends
+                body = self._chunks() if chunked else self.rfile.read(int(self.headers["content-length"]))
                 sink._take(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
+                self.send_header("content-length", "0")
                 self.end_headers()
+
+            def _chunks(self) -> bytes:
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -39,6 +75,22 @@ class OtlpSink:
             time.sleep(0.02)
             found = {span.name: span for _, span in list(self.spans) if span.trace_id.hex() == trace_id}
         return found
+
+    def tree(self, trace_id: str, names: set[str], timeout_s: float = 15) -> Tree:
+        """Wait until spans of these names came and all hang together."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            spans = {
+                span.span_id.hex(): (service, span)
+                for service, span in list(self.spans)
+                if span.trace_id.hex() == trace_id
+            }
+            roots = [span for _, span in spans.values() if span.parent_span_id.hex() not in spans]
+            found = {span.name for _, span in spans.values()}
+            if names <= found and len(roots) == 1:
+                return Tree(spans)
+            assert time.monotonic() < deadline, f"of {names} only {found} came, below {[root.name for root in roots]}"
+            time.sleep(0.02)
 
     def _take(self, request: ExportTraceServiceRequest) -> None:
         for resource in request.resource_spans:

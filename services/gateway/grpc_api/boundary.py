@@ -11,6 +11,7 @@ from meshkit.errors import MeshError, Reason
 from services.gateway.call import Call, begin_call
 from services.gateway.deps import Gateway
 from services.gateway.grpc_api.status import to_status
+from services.gateway.spans import begin_span, end_rpc_span
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ async def answering(
     call = begin_call(
         request_id or metadata.get("x-request-id"), metadata.get("traceparent"), metadata.get("authorization")
     )
+    begin_span(gateway.tracer, call)
     code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
     try:
         if gateway.tenancy is not None:
@@ -43,6 +45,7 @@ async def answering(
         await _abort(context, MeshError(Reason.INTERNAL, ""), call)
     finally:
         gateway.metrics.record(call, method="gRPC", route=route, code=code.name)
+        end_rpc_span(call, route=route, code=code)
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError, call: Call) -> None:

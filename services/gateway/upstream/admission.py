@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 
+from meshkit import telemetry
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
@@ -39,21 +40,21 @@ class Admission:
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
-        with self._running(request.model):
+        with self._running(request.model, telemetry.CHAT):
             async with aclosing(self._worker.generate(request, timeout_s=_limit_s(timeout_s))) as pieces:
                 async for piece in self._observed(request.model, pieces):
                     yield piece
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         """The vectors; NOT_READY while draining."""
-        with self._running(request.model):
+        with self._running(request.model, telemetry.EMBEDDINGS):
             response = await self._worker.embed(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
         """The scores; NOT_READY while draining."""
-        with self._running(request.model):
+        with self._running(request.model, telemetry.RERANK):
             response = await self._worker.rerank(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
@@ -120,10 +121,10 @@ class Admission:
             raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
 
     @contextmanager
-    def _running(self, model: str) -> Generator[None]:
+    def _running(self, model: str, operation: str | None = None) -> Generator[None]:
         self._check_open()
         call, rate = CURRENT.get(), self._drain_rates[model]
-        call.model = model
+        call.model, call.operation = model, operation
         call.asked_s = call.asked_s or time.perf_counter()
         self._count(+1)
         rate.begin(time.perf_counter())

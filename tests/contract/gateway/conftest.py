@@ -11,6 +11,7 @@ import openai
 import pytest
 import pytest_asyncio
 import uvicorn
+from opentelemetry.trace import Tracer
 
 from services.gateway.app import create_app
 from services.gateway.catalog import ServedModel
@@ -45,7 +46,7 @@ class Mesh:
 
 
 @asynccontextmanager
-async def running_mesh(tenancy: Tenancy | None = None) -> AsyncIterator[Mesh]:
+async def running_mesh(tenancy: Tenancy | None = None, tracer: Tracer | None = None) -> AsyncIterator[Mesh]:
     """Start both faces of a gateway in front of a fake Triton; with a tenancy it asks for keys."""
     metrics = Metrics()
     async with FakeTriton.running() as triton, open_channel(triton.target) as upstream:
@@ -58,7 +59,7 @@ async def running_mesh(tenancy: Tenancy | None = None) -> AsyncIterator[Mesh]:
             request_timeout_s=30,
         )
         admission = Admission(TritonWorker(upstream), metrics)
-        app = create_app(settings, admission, metrics, tenancy)
+        app = create_app(settings, admission, metrics, tenancy, tracer)
         grpc_face = GrpcFace(app.state.gateway)
         grpc_port = await grpc_face.start()
         async with (

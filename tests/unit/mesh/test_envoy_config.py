@@ -2,12 +2,15 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 
 from mesh import envoy
-from mesh.envoy import EnvoyConfig, ModelRoute
+from mesh.envoy import Collector, EnvoyConfig, ModelRoute
+from mesh.failure import MeshFailure
 
 
 def make_config(folder: Path, *ids: str) -> EnvoyConfig:
@@ -31,6 +34,24 @@ def test_the_real_envoy_accepts_the_configuration(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4318", "https://collector.example.com/tenant/"])
+def test_the_real_envoy_accepts_a_collector(tmp_path: Path, endpoint: str) -> None:
+    config = tmp_path / "envoy.yaml"
+    config.write_text(envoy.render(replace(make_config(tmp_path, "a"), collector=Collector.at(endpoint))))
+
+    result = subprocess.run([*envoy.command(config), "--mode", "validate"], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_collectors_address_is_read_from_its_endpoint() -> None:
+    expected = Collector("collector.example.com", 443, "https://collector.example.com/tenant/v1/traces", tls=True)
+    assert Collector.at("https://collector.example.com/tenant/") == expected
+    assert Collector.at("http://[::1]:4318") == Collector("::1", 4318, "http://[::1]:4318/v1/traces", tls=False)
+    with pytest.raises(MeshFailure, match="localhost:4318"):
+        Collector.at("localhost:4318")
+
+
 def test_a_mesh_without_models_is_accepted_too(tmp_path: Path) -> None:
     config = tmp_path / "envoy.yaml"
     config.write_text(envoy.render(make_config(tmp_path)))
@@ -42,9 +63,7 @@ def test_a_mesh_without_models_is_accepted_too(tmp_path: Path) -> None:
 
 def test_only_the_edge_leaves_loopback(tmp_path: Path) -> None:
     config = make_config(tmp_path, "a")
-    rendered = yaml.safe_load(
-        envoy.render(EnvoyConfig("0.0.0.0", *(getattr(config, name) for name in EnvoyConfig.__slots__[1:])))
-    )
+    rendered = yaml.safe_load(envoy.render(replace(config, edge_host="0.0.0.0")))
 
     listeners = {each["name"]: each["address"]["socket_address"] for each in rendered["static_resources"]["listeners"]}
     assert listeners["edge"] == {"address": "0.0.0.0", "port_value": 8360}
