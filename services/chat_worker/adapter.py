@@ -23,7 +23,7 @@ from services.chat_worker.codec import (
     encode_tokens,
 )
 from services.chat_worker.engine.generation import Piece
-from services.chat_worker.engine.sequence import RequestId
+from services.chat_worker.engine.sequence import Priority, RequestId
 from services.chat_worker.metrics import EngineMetrics
 from services.chat_worker.outbox import Outbox
 from services.chat_worker.prompt import Prepared
@@ -49,6 +49,9 @@ class ChatAdapter:
         self._ids = itertools.count()
         # A request holds one place from the door to its last response. A semaphore: three threads end requests.
         self._places = threading.BoundedSemaphore(settings.max_requests)
+        self._bulk_places = threading.BoundedSemaphore(
+            max(1, settings.max_requests * 3 // 4)
+        )  # the rest is never bulk's
         self._metrics = EngineMetrics(TritonMetrics(), model_id=settings.model_id)
         self._tracing = open_tracing("chat_worker")
         self._traces = ChatTracer(self._tracing.tracer, settings.model_id)
@@ -134,6 +137,7 @@ class ChatAdapter:
             request = decode_request(data)
             seed = seed if request.seed is None else request.seed
             prepared = self._worker.prompts.prepare(request, fallback_seed=seed)
+            leave = self._take_share(prepared)
         except MeshError as error:
             self._places.release()
             send_error(sender, error)
@@ -143,13 +147,25 @@ class ChatAdapter:
             self._places.release()
             send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
             return
-        encode, leave = self._encoder(prepared, seed), self._places.release
-        self._outbox.open(request_id, _TritonReply(sender, encode, leave, trace))
+        self._outbox.open(request_id, _TritonReply(sender, self._encoder(prepared, seed), leave, trace))
         try:
             self._worker.submit(request_id, prepared)
         except Exception:  # boundary: from here on the outbox answers
             log.exception("a request could not be begun")
             self._outbox.fail(request_id, MeshError(Reason.INTERNAL, "the request could not be begun"))
+
+    def _take_share(self, prepared: Prepared) -> Callable[[], None]:
+        """Bulk requests never fill the worker: interactive ones find a place. Returns what gives all places back."""
+        if prepared.priority is not Priority.BULK:
+            return self._places.release
+        if not self._bulk_places.acquire(blocking=False):
+            self._metrics.reject()
+            raise MeshError(Reason.QUEUE_FULL, "as many bulk requests are in progress as may be beside others")
+        return self._leave_bulk
+
+    def _leave_bulk(self) -> None:
+        self._bulk_places.release()
+        self._places.release()
 
     def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes

@@ -118,6 +118,21 @@ def test_more_requests_than_the_worker_takes_are_refused_at_the_door(
     assert answer(adapter, chat((USER, "and now"), **greedy(4)))
 
 
+def test_bulk_requests_leave_places_for_interactive_ones(make_adapter: MakeAdapter, endless_zhinao: Path) -> None:
+    adapter = make_adapter(max_requests="4", model_path=str(endless_zhinao))
+    bulk = {"priority": chat_pb2.PRIORITY_BULK}
+    running = [send(adapter, chat((USER, "go on"), **greedy(4000), **bulk)) for _ in range(3)]
+    for sender in running:
+        sender.sent.get(timeout=10)
+    assert failure(adapter, chat((USER, "me too"), **greedy(4), **bulk)).reason is Reason.QUEUE_FULL
+    assert answer(adapter, chat((USER, "and I"), **greedy(4)))
+    for sender in running:
+        sender.leave()
+        sender.collect()
+    assert wait_for("vllm:num_requests_running", 0)
+    assert answer(adapter, chat((USER, "me again"), **greedy(4), **bulk))
+
+
 def test_a_burst_is_refused_at_the_door_before_any_of_it_is_tokenised(
     make_adapter: MakeAdapter, endless_zhinao: Path
 ) -> None:
