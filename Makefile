@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill bench-leaving eval-rerank perf-analyzer openapi fuzz
+.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill bench-leaving bench-overload eval-rerank perf-analyzer openapi fuzz
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -87,6 +87,9 @@ bench-gateway: setup ## measure what the gateway costs beside LiteLLM's and SMG;
 
 bench-leaving: setup ## let a thousand clients leave a mesh of its own and see that nothing stays behind
 	@$(BIN)/python -m bench.leaving $(ARGS)
+
+bench-overload: setup ## ask ten times what a model can do and see whether refusals tell the truth
+	@$(BIN)/python -m bench.overload $(ARGS)
 
 eval-rerank: setup ## order real candidates with the reranker and judge the order
 	@$(BIN)/python -m bench.rerank_quality $(ARGS)

@@ -15,7 +15,8 @@ import uvloop
 from tritonclient.grpc.service_pb2 import InferParameter, ModelInferResponse, ModelStreamInferResponse
 
 from bench.fake_answer import MODEL, payloads
-from meshkit.wire import RESPONSE_TENSOR
+from meshkit.errors import MeshError, Reason
+from meshkit.wire import RESPONSE_TENSOR, encode_error
 
 
 def _frames() -> list[bytes]:
@@ -73,14 +74,32 @@ async def _answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         writer.close()
 
 
-def _grpc_handler(gap_s: float) -> grpc.GenericRpcHandler:
+class _Room:
+    """What the engine can do at once: answers that it writes, and places for those and others that wait."""
+
+    def __init__(self, num_servers: int, num_places: int) -> None:
+        self.servers = asyncio.Semaphore(num_servers)
+        self.num_free = num_places
+
+
+def _grpc_handler(gap_s: float, room: _Room) -> grpc.GenericRpcHandler:
     frames = _frames()
+    full = ModelStreamInferResponse(error_message=encode_error(MeshError(Reason.QUEUE_FULL, "no place is free")))
+    refusal = full.SerializeToString()
 
     async def infer(_requests: Any, _context: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401
-        for frame in frames[:-2]:
-            await asyncio.sleep(gap_s)
-            yield frame
-        await asyncio.sleep(gap_s)
+        if room.num_free == 0:
+            yield refusal
+            return
+        room.num_free -= 1
+        try:
+            async with room.servers:
+                for frame in frames[:-2]:
+                    await asyncio.sleep(gap_s)
+                    yield frame
+                await asyncio.sleep(gap_s)
+        finally:
+            room.num_free += 1
         yield frames[-2]
         yield frames[-1]
 
@@ -88,10 +107,10 @@ def _grpc_handler(gap_s: float) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods)
 
 
-async def _serve(gap_s: float) -> None:
+async def _serve(gap_s: float, room: _Room) -> None:
     """Print both ports as JSON once they are open."""
     http = await asyncio.start_server(lambda reader, writer: _answer_http(reader, writer, gap_s), "127.0.0.1", 0)
-    triton = grpc.aio.server(handlers=[_grpc_handler(gap_s)])
+    triton = grpc.aio.server(handlers=[_grpc_handler(gap_s, room)])
     ports = {"http": http.sockets[0].getsockname()[1], "grpc": triton.add_insecure_port("127.0.0.1:0")}
     await triton.start()
     sys.stdout.write(json.dumps(ports) + "\n")
@@ -100,4 +119,4 @@ async def _serve(gap_s: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(float(sys.argv[1])))
+    uvloop.run(_serve(float(sys.argv[1]), _Room(*map(int, sys.argv[2:] or (2**20, 2**20)))))

@@ -109,6 +109,18 @@ def _start_all(stack: ExitStack, peers: Sequence[str]) -> list[Target]:
     return targets
 
 
+@contextmanager
+def capped_engine(gap_s: float, num_servers: int, num_places: int) -> Iterator[int]:
+    """A gateway, at that port, in front of a pretended engine that refuses what it has no place for."""
+    with ExitStack() as stack:
+        sizes = [str(gap_s), str(num_servers), str(num_places)]
+        engine = stack.enter_context(_process([sys.executable, "-m", "bench.fake_engine", *sizes], pipe=True))
+        assert engine.stdout
+        command, environment = _ours(port := _free_port(), json.loads(engine.stdout.readline())["grpc"])
+        _wait_for(port, stack.enter_context(_process(command, environment)), "ours")
+        yield port
+
+
 def _ours(port: int, grpc_port: int) -> tuple[Sequence[str | Path], Mapping[str, str]]:
     models = json.dumps([{"id": MODEL, "kind": "chat", "created_s": 1}])
     settings = {"HTTP_PORT": str(port), "GRPC_PORT": "0", "UPSTREAM": f"127.0.0.1:{grpc_port}", "MODELS": models}
