@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 _HANG_S: Final = 120.0
+_COME_S: Final = 2.0  # until all clients are there: one machine cannot open hundreds of connections at once
 _REFUSED: Final = 503
 
 
@@ -53,6 +55,7 @@ class Crowd:
         return tally
 
     async def _client(self, tally: Tally, end_s: float, name: str) -> None:
+        await asyncio.sleep(random.random() * _COME_S)  # noqa: S311  (a plan, not secrets)
         number = 0
         while time.monotonic() < end_s:
             number += 1

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -149,6 +150,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload; default: %(default)g")
     parser.add_argument("--only", choices=("pretended", "real"), help="one of the two workers; default: both")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no process stays behind
     console = Console(stderr=True)
     results: list[Result] = []
     waits = None

@@ -6,20 +6,24 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
+from copy import deepcopy
+from hashlib import blake2b
 
 from meshkit import telemetry
 from meshkit.errors import MeshError, Reason
-from services.gateway.call import CURRENT
+from services.gateway.call import CURRENT, Call
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
-from services.gateway.upstream.drain_rate import DrainRate
+from services.gateway.upstream.line import Ask, Line
 from services.gateway.upstream.worker import Worker
-from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.chat.v1.chat_pb2 import PRIORITY_BULK, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 log = logging.getLogger(__name__)
+
+Request = GenerateRequest | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
 
 class Admission:
@@ -36,37 +40,37 @@ class Admission:
         self._idle.set()
         self._leaving = False
         self._draining = False
-        self._drain_rates: defaultdict[str, DrainRate] = defaultdict(DrainRate)  # by model
+        self._lines: defaultdict[tuple[str, bool], Line] = defaultdict(Line)  # by model; bulk requests have their own
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
-        with self._running(request.model, telemetry.CHAT):
+        with self._running(request, telemetry.CHAT):
             async with aclosing(self._worker.generate(request, timeout_s=_limit_s(timeout_s))) as pieces:
                 async for piece in self._observed(request.model, pieces):
                     yield piece
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         """The vectors; NOT_READY while draining."""
-        with self._running(request.model, telemetry.EMBEDDINGS):
+        with self._running(request, telemetry.EMBEDDINGS):
             response = await self._worker.embed(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
         """The scores; NOT_READY while draining."""
-        with self._running(request.model, telemetry.RERANK):
+        with self._running(request, telemetry.RERANK):
             response = await self._worker.rerank(request, timeout_s=_limit_s(timeout_s))
         _note_usage(response)
         return response
 
     async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
         """The ids; NOT_READY while draining."""
-        with self._running(request.model):
+        with self._running(request):
             return await self._worker.tokenize(request, timeout_s=_limit_s(timeout_s))
 
     async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
         """The text; NOT_READY while draining."""
-        with self._running(request.model):
+        with self._running(request):
             return await self._worker.detokenize(request, timeout_s=_limit_s(timeout_s))
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
@@ -121,24 +125,28 @@ class Admission:
             raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
 
     @contextmanager
-    def _running(self, model: str, operation: str | None = None) -> Generator[None]:
+    def _running(self, request: Request, operation: str | None = None) -> Generator[None]:
         self._check_open()
-        call, rate = CURRENT.get(), self._drain_rates[model]
-        call.model, call.operation = model, operation
+        call, line = CURRENT.get(), self._lines[request.model, _is_bulk(request)]
+        call.model, call.operation = request.model, operation
+        wait_s = line.wait_s(lambda: _ask(request, call), time.perf_counter())
+        if wait_s:
+            message = f"the model {request.model!r} is busy, and others have been waiting for it longer"
+            raise MeshError(Reason.QUEUE_FULL, message, retry_after_s=wait_s)
         call.asked_s = call.asked_s or time.perf_counter()
         self._count(+1)
-        rate.begin(time.perf_counter())
+        line.rate.begin(time.perf_counter())
         served = True
         try:
             yield
         except MeshError as error:
             if error.reason is Reason.QUEUE_FULL:
-                served = False
-                error.retry_after_s = rate.promise(time.perf_counter())
+                served, has_waited = False, wait_s is not None
+                error.retry_after_s = line.refuse(_ask(request, call), time.perf_counter(), has_waited=has_waited)
             raise
         finally:
             call.answered_s = call.answered_s or time.perf_counter()
-            rate.end(time.perf_counter(), served=served)
+            line.rate.end(time.perf_counter(), served=served)
             self._count(-1)
 
     def _count(self, change: int) -> None:
@@ -154,6 +162,20 @@ def _limit_s(timeout_s: float) -> float:
     """The shorter of what the gateway grants and what is left of the time that the client gave."""
     left_s = CURRENT.get().time_left_s()
     return timeout_s if left_s is None else min(timeout_s, left_s)
+
+
+def _is_bulk(request: Request) -> bool:
+    return isinstance(request, GenerateRequest) and request.priority == PRIORITY_BULK
+
+
+def _ask(request: Request, call: Call) -> Ask:
+    """The same whenever this client sends this request again, whatever was added to it on the way."""
+    same = deepcopy(request)
+    same.ClearField("request_id")
+    if isinstance(same, GenerateRequest):
+        same.ClearField("timeout_s")
+        same.sampling.ClearField("seed")  # drawn anew where the client gave none
+    return blake2b(same.SerializeToString(deterministic=True), key=call.tenant.encode(), digest_size=16).digest()
 
 
 def _note_usage(response: EmbedResponse | RerankResponse) -> None:

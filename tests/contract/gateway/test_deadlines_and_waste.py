@@ -11,7 +11,7 @@ from meshkit.errors import MeshError, Reason
 from meshkit.wire import encode_error
 from services.gateway.upstream import triton
 from tests.contract.gateway.conftest import Mesh, metrics_hold, running_mesh
-from tests.fakes.triton import ErrorText, Hold, Status, Vanish, last, piece, vectors
+from tests.fakes.triton import HELLO, ErrorText, Hold, Status, Vanish, last, piece, vectors
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -90,11 +90,31 @@ async def test_tokens_of_a_whole_answer_are_not_wasted() -> None:
 async def test_clients_refused_one_after_the_other_are_told_growing_waits() -> None:
     async with running_mesh() as mesh:
         mesh.triton.script = [ErrorText(encode_error(MeshError(Reason.QUEUE_FULL, "full")))]
-        answers = [await mesh.http.post(CHAT, json=BODY) for _ in range(3)]
+        answers = [await mesh.http.post(CHAT, json=BODY | {"max_tokens": 1 + number}) for number in range(3)]
+        again = await mesh.http.post(CHAT, json=BODY | {"max_tokens": 3})
 
-        waits_ms = [int(answer.headers["retry-after-ms"]) for answer in answers]
+        *waits_ms, again_ms = (int(answer.headers["retry-after-ms"]) for answer in (*answers, again))
         assert waits_ms == sorted(waits_ms)
+        assert again_ms < waits_ms[2]  # who asks again does not begin at the end
         assert all(answer.headers["x-should-retry"] == "true" for answer in answers)
+
+
+async def test_a_newcomer_is_refused_without_the_worker_while_others_wait_and_bulk_waits_in_a_line_of_its_own() -> None:
+    async with running_mesh() as mesh:
+        mesh.triton.script = [piece("a"), hold := Hold(), last("b")]
+        running = asyncio.create_task(mesh.http.post(CHAT, json=BODY))
+        await mesh.triton.holding.wait()
+        mesh.triton.script = [ErrorText(encode_error(MeshError(Reason.QUEUE_FULL, "full")))]
+        assert (await mesh.http.post(CHAT, json=BODY | {"max_tokens": 1})).status_code == 503
+        mesh.triton.script = HELLO
+
+        newcomer = await mesh.http.post(CHAT, json=BODY | {"max_tokens": 2})
+        bulk = await mesh.http.post(CHAT, json=BODY | {"max_tokens": 2, "priority": "bulk"})
+
+        assert (newcomer.status_code, newcomer.json()["error"]["code"]) == (503, "server_overloaded")
+        assert (bulk.status_code, len(mesh.triton.received)) == (200, 3)
+        hold.release.set()
+        assert (await running).status_code == 200
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/health", "/nowhere"])

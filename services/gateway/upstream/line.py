@@ -1,0 +1,92 @@
+"""Decides which refused client comes back when, and keeps its place until then; knows no text and no clock."""
+
+from bisect import bisect_left, insort
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Final
+
+from services.gateway.upstream.drain_rate import DrainRate
+
+LONGEST_S: Final = 600.0  # what is promised at most: as long as a request may take
+_EARLY_S: Final = 0.02  # a client that comes so much too early is on time
+_LATE_S: Final = 1.5  # so much too late too: `retry-after` is rounded up to a second
+_LONGEST_LINE: Final = 8192  # promises in hand; whoever comes then is told a time and finds no place kept
+_AHEAD, _MOST_KEPT = 0.25, 0.5  # shares of the room: how far ahead places are kept, and how many
+_MEMORY: Final = 0.05  # how much one promise counts in the share of those that are kept
+
+Ask = bytes  # tells requests apart; the same when one is sent again
+
+
+class Line:
+    """The clients who were refused for want of room by the workers of one model. Times are of any clock, in seconds.
+
+    Each is told its own time, one after the other at the pace at which places become free. Who asks again as told is
+    let through; who comes too early hears what is left. A newcomer is let through only where there is room for those
+    who are due as well, else it joins the end. Who does not come back loses its place soon after its time, and the
+    fewer come back, the fewer places are kept: no worker idles while somebody asks.
+    """
+
+    def __init__(self) -> None:
+        self.rate = DrainRate()
+        self._dues_s: list[float] = []  # ascending, each one client's
+        self._asks: dict[float, Ask] = {}
+        self._by_ask: defaultdict[Ask, deque[float]] = defaultdict(deque)
+        self._front_s = 0.0  # the last time given to one who had waited in vain
+        self._kept_share = 1.0
+        self._room = 0  # requests in progress when a worker last had no room for one more
+
+    def wait_s(self, ask: Callable[[], Ask], now_s: float) -> float | None:
+        """How long a client that asks now must wait; 0 if it has waited as told, None if it need not wait at all."""
+        self._forget(now_s)
+        if not self._dues_s:
+            return None
+        if dues_s := self._by_ask.get(ask()):
+            if now_s < dues_s[0] - _EARLY_S:
+                return dues_s[0] - now_s
+            self._drop(dues_s[0], kept=True)
+            return 0.0
+        if self._has_room_beside_those_due(now_s):
+            return None
+        return self._promise_last(ask(), now_s)
+
+    def refuse(self, ask: Ask, now_s: float, *, has_waited: bool) -> float:
+        """A worker had no room for a request in progress: how long to wait. Who waited in vain goes to the front."""
+        self._room = self.rate.num_running - 1
+        if not has_waited:
+            return self._promise_last(ask, now_s)
+        self._front_s = max(now_s, self._front_s) + self.rate.seconds_a_place(now_s)
+        return self._promise(ask, self._front_s, now_s)
+
+    def _has_room_beside_those_due(self, now_s: float) -> bool:
+        """Places become free in lumps: who is due while a quarter of the room changes counts, up to half of it."""
+        pace_s = self.rate.seconds_a_place(now_s)
+        num_due = bisect_left(self._dues_s, now_s + max(2, _AHEAD * self._room) * pace_s)
+        num_kept = min(self._kept_share * num_due, _MOST_KEPT * self._room)
+        return self.rate.num_running == 0 or self.rate.num_running + num_kept < self._room
+
+    def _promise_last(self, ask: Ask, now_s: float) -> float:
+        last_s = max(self._dues_s[-1], now_s) if self._dues_s else now_s
+        return self._promise(ask, last_s + self.rate.seconds_a_place(now_s), now_s)
+
+    def _promise(self, ask: Ask, due_s: float, now_s: float) -> float:
+        due_s = min(due_s, now_s + LONGEST_S)
+        while due_s in self._asks:
+            due_s += 1e-6
+        if len(self._dues_s) < _LONGEST_LINE:
+            insort(self._dues_s, due_s)
+            self._asks[due_s] = ask
+            self._by_ask[ask].append(due_s)
+        return due_s - now_s
+
+    def _forget(self, now_s: float) -> None:
+        while self._dues_s and self._dues_s[0] < now_s - _LATE_S:
+            self._drop(self._dues_s[0], kept=False)
+
+    def _drop(self, due_s: float, *, kept: bool) -> None:
+        del self._dues_s[bisect_left(self._dues_s, due_s)]
+        dues_s = self._by_ask[self._asks[due_s]]
+        dues_s.remove(due_s)
+        if not dues_s:
+            del self._by_ask[self._asks[due_s]]
+        del self._asks[due_s]
+        self._kept_share += _MEMORY * (kept - self._kept_share)

@@ -1,0 +1,192 @@
+"""How long refused clients are told to wait, against how long they then wait in a simulated queue."""
+
+import heapq
+import itertools
+import random
+from collections.abc import Iterable
+from statistics import median
+
+import pytest
+
+from services.gateway.upstream.line import LONGEST_S, Line
+
+
+class SimulatedQueue:
+    """A worker of some servers and places in front of which clients ask again exactly when they were told to.
+
+    returning: the share of refusals after which a client does so. lumps: whether all answers take exactly a second, so
+    that they end together. served: of clients in the first `until_s` seconds.
+    """
+
+    def __init__(self, *, seed: int, returning: float = 1.0, lumps: bool = False, until_s: float = 60.0) -> None:
+        self.line = Line()
+        self.told: list[tuple[float, float]] = []  # of each refused client: what it was told first, what it waited
+        self.served = 0
+        self._random = random.Random(seed)
+        self._returning, self._lumps, self._until_s = returning, lumps, until_s
+        self._in_place = self._waiting = 0
+        self._ends: list[float] = []
+
+    NUM_SERVERS, NUM_PLACES = 8, 16  # and a second for each answer, about
+
+    def run(self, arrivals_s: Iterable[float]) -> None:
+        """Serve all clients. arrivals_s: when each asks for the first time."""
+        asks: list[tuple[float, int, float, float | None]] = [
+            (at_s, client, at_s, None) for client, at_s in enumerate(arrivals_s)
+        ]
+        heapq.heapify(asks)
+        while asks:
+            now_s, client, first_s, told_s = heapq.heappop(asks)
+            while self._ends and self._ends[0] <= now_s:
+                self._end(heapq.heappop(self._ends))
+            wait_s = self._ask(client, now_s)
+            if wait_s is None:
+                if told_s is not None:
+                    self.told.append((told_s, now_s - first_s))
+            elif self._random.random() < self._returning:
+                heapq.heappush(asks, (now_s + wait_s, client, first_s, told_s or wait_s))
+
+    def _ask(self, client: int, now_s: float) -> float | None:
+        """How long that client is told to wait; None if it was served."""
+        ask = b"%d" % client
+        wait_s = self.line.wait_s(lambda: ask, now_s)
+        if wait_s:
+            return wait_s
+        self.line.rate.begin(now_s)
+        if self._in_place == self.NUM_PLACES:
+            refused_s = self.line.refuse(ask, now_s, has_waited=wait_s is not None)
+            self.line.rate.end(now_s, served=False)
+            return refused_s
+        self._in_place += 1
+        self._waiting += 1
+        self._serve(now_s)
+        return None
+
+    def _serve(self, now_s: float) -> None:
+        if self._waiting and len(self._ends) < self.NUM_SERVERS:
+            self._waiting -= 1
+            heapq.heappush(self._ends, now_s + (1 if self._lumps else self._random.uniform(0.5, 1.5)))
+
+    def _end(self, now_s: float) -> None:
+        self._in_place -= 1
+        self.served += now_s < self._until_s
+        self.line.rate.end(now_s, served=True)
+        self._serve(now_s)
+
+    def shares(self) -> tuple[float, float]:
+        """Of those who waited half a second or more: the share within twice what they were told, and the median."""
+        ratios = [waited_s / told_s for told_s, waited_s in self.told if told_s >= 0.5]
+        assert len(ratios) > 100
+        return sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios), median(ratios)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_after_a_burst_nearly_all_clients_wait_as_long_as_they_were_told(seed: int) -> None:
+    queue = SimulatedQueue(seed=seed)
+    burst = [4 + index / 80 for index in range(160)]  # ten times what the worker can do, for two seconds
+    queue.run([index / 8 for index in range(32)] + burst)
+
+    within, middle = queue.shares()
+
+    assert within >= 0.95
+    assert 0.8 <= middle <= 1.25
+
+
+def overload(seed: int, *, over: float = 10.0) -> Iterable[float]:
+    """A minute of newcomers, so many times what the worker can do."""
+    draw = random.Random(seed)
+    times_s = itertools.accumulate(draw.expovariate(over * SimulatedQueue.NUM_SERVERS) for _ in itertools.repeat(0))
+    return itertools.takewhile(lambda at_s: at_s < 60, times_s)
+
+
+@pytest.mark.parametrize("lumps", [False, True])
+@pytest.mark.parametrize(("over", "returning"), [(10, 1.0), (10, 0.5), (3, 1.0), (1.5, 1.0)])
+def test_in_a_minute_of_overload_what_clients_are_told_holds_and_no_worker_idles(
+    over: float, returning: float, lumps: bool
+) -> None:
+    queue = SimulatedQueue(seed=1, returning=returning, lumps=lumps)
+    queue.run(overload(1, over=over))
+
+    within, middle = queue.shares()
+
+    assert within >= 0.95
+    assert 0.8 <= middle <= 1.25
+    assert queue.served >= 0.95 * 60 * queue.NUM_SERVERS
+
+
+def test_clients_who_never_come_back_cost_the_others_nothing() -> None:
+    queue = SimulatedQueue(seed=2, returning=0)
+    queue.run(overload(2))
+
+    assert queue.served >= 0.95 * 60 * queue.NUM_SERVERS
+
+
+def full_line() -> tuple[Line, float]:
+    """Two requests in progress, which is all there is room for, and what one client was told who was refused.
+
+    Places become free one in a second, as far as is known.
+    """
+    line = Line()
+    line.rate.begin(8)
+    line.rate.begin(8)
+    assert line.rate.seconds_a_place(10) == 1
+    line.rate.begin(10)
+    told_s = line.refuse(b"first", 10, has_waited=False)
+    line.rate.end(10, served=False)
+    return line, told_s
+
+
+def test_a_newcomer_joins_the_end_without_asking_the_worker() -> None:
+    line, told_s = full_line()
+
+    assert line.wait_s(lambda: b"second", 10) == pytest.approx(told_s + 1)
+    assert line.wait_s(lambda: b"third", 10) == pytest.approx(told_s + 2)
+
+
+def test_one_who_comes_too_early_hears_what_is_left_and_keeps_its_place() -> None:
+    line, told_s = full_line()
+
+    assert line.wait_s(lambda: b"first", 10.25) == pytest.approx(told_s - 0.25)
+    assert line.wait_s(lambda: b"first", 10 + told_s) == 0
+
+
+def test_the_same_request_of_several_clients_has_a_place_for_each() -> None:
+    line, told_s = full_line()
+    line.wait_s(lambda: b"second", 10)
+    assert line.refuse(b"first", 10, has_waited=False) == pytest.approx(told_s + 2)
+
+    assert line.wait_s(lambda: b"first", 10 + told_s) == 0
+    assert line.wait_s(lambda: b"first", 10 + told_s) == pytest.approx(2)
+
+
+def test_one_who_waited_in_vain_waits_for_the_next_place_however_long_the_line_is() -> None:
+    line, _ = full_line()
+    waits_s = [line.wait_s(lambda index=index: b"%d" % index, 10) or 0 for index in range(20)]
+    assert line.wait_s(lambda: b"first", 11) == 0
+    line.rate.begin(11)
+
+    again_s = line.refuse(b"first", 11, has_waited=True)
+
+    assert again_s == line.rate.seconds_a_place(11) < waits_s[-1] / 10
+
+
+def test_with_nothing_in_progress_anybody_may_ask() -> None:
+    line, _ = full_line()
+    line.rate.end(10, served=True)
+    line.rate.end(10, served=True)
+
+    assert line.wait_s(lambda: b"newcomer", 10) is None
+
+
+def test_a_time_that_has_passed_holds_up_nobody() -> None:
+    line, _ = full_line()
+
+    assert line.wait_s(lambda: b"newcomer", 13) is None
+
+
+def test_nobody_is_told_to_wait_longer_than_a_request_may_take() -> None:
+    line, _ = full_line()
+
+    assert max(line.wait_s(lambda index=index: b"%d" % index, 10) or 0 for index in range(1000)) == pytest.approx(
+        LONGEST_S
+    )
