@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _PUBLISH_S = 0.05  # how old a published load may be
 _LOOK_S = 0.2  # how late a caller who left is noticed; each look is a message to Triton
+_LOOK_AGAIN_S = 0.05  # after one who left: callers leave together
 
 # The least time that each response gets. Each costs the worker, Triton and those behind them CPU that the engine needs:
 # with many streams several tokens travel at a time; with few, whose steps take longer than this, nothing changes.
@@ -124,15 +125,14 @@ class Outbox:
         self._load = load
 
     def _run(self) -> None:
-        published_s = looked_s = time.monotonic()
+        published_s = look_s = time.monotonic()
         while self._turn():
             now_s = time.monotonic()
             if now_s - published_s >= _PUBLISH_S:
                 self._publish()
                 published_s = now_s
-            if now_s - looked_s >= _LOOK_S:
-                self._look_for_departures()
-                looked_s = now_s
+            if now_s >= look_s:
+                look_s = now_s + (_LOOK_AGAIN_S if self._look_for_departures() else _LOOK_S)
 
     def _turn(self) -> bool:
         """Wait for a message and deliver all that are queued; False if the outbox is to stop."""
@@ -206,9 +206,12 @@ class Outbox:
             self._note(partial(self._observer.publish, load))
             self._published = load
 
-    def _look_for_departures(self) -> None:
+    def _look_for_departures(self) -> bool:
+        """Drop the requests of callers who left; whether there were any."""
+        num_before = len(self._replies)
         for request_id, reply in list(self._replies.items()):
             self._guard(request_id, partial(self._drop_if_left, request_id, reply))
+        return len(self._replies) < num_before
 
     def _drop_if_left(self, request_id: RequestId, reply: Reply) -> None:
         if reply.is_cancelled():

@@ -57,7 +57,7 @@ class Edge:
     """An Envoy in front of the workers of one model."""
 
     def __init__(self, folder: Path) -> None:
-        self._route = ModelRoute("a", CLUSTER, folder / "a.json")
+        self._route = ModelRoute("a", CLUSTER, folder / "a.json", has_prefix_cache=True)
         self._ports = [free_port() for _ in range(3)]
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self._ports[1]}")
         self._infer = self._channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer")

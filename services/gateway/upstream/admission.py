@@ -174,6 +174,7 @@ def _ask(request: Request, call: Call) -> Ask:
     same.ClearField("request_id")
     if isinstance(same, GenerateRequest):
         same.ClearField("timeout_s")
+        same.ClearField("generated_token_ids")
         same.sampling.ClearField("seed")  # drawn anew where the client gave none
     return blake2b(same.SerializeToString(deterministic=True), key=call.tenant.encode(), digest_size=16).digest()
 

@@ -21,9 +21,9 @@ class Line:
     """The clients who were refused for want of room by the workers of one model. Times are of any clock, in seconds.
 
     Each is told its own time, one after the other at the pace at which places become free. Who asks again as told is
-    let through; who comes too early hears what is left. A newcomer is let through only where there is room for those
-    who are due as well, else it joins the end. Who does not come back loses its place soon after its time, and the
-    fewer come back, the fewer places are kept: no worker idles while somebody asks.
+    let through. A newcomer, and one who comes too early, is let through only where there is room for those who are due
+    as well; else the newcomer joins the end, and the other hears what is left. Who does not come back loses its place
+    soon after its time, and the fewer come back, the fewer places are kept: no worker idles while somebody asks.
     """
 
     def __init__(self) -> None:
@@ -36,18 +36,17 @@ class Line:
         self._room = 0  # requests in progress when a worker last had no room for one more
 
     def wait_s(self, ask: Callable[[], Ask], now_s: float) -> float | None:
-        """How long a client that asks now must wait; 0 if it has waited as told, None if it need not wait at all."""
+        """How long a client that asks now must wait; 0 if it has waited, None if it need not wait at all."""
         self._forget(now_s)
         if not self._dues_s:
             return None
-        if dues_s := self._by_ask.get(ask()):
-            if now_s < dues_s[0] - _EARLY_S:
-                return dues_s[0] - now_s
-            self._drop(dues_s[0], kept=True)
-            return 0.0
-        if self._has_room_beside_those_due(now_s):
-            return None
-        return self._promise_last(ask(), now_s)
+        has_room = self._has_room_beside_those_due(now_s)
+        if (dues_s := self._by_ask.get(ask())) is None:
+            return None if has_room else self._promise_last(ask(), now_s)
+        if not has_room and now_s < dues_s[0] - _EARLY_S:
+            return dues_s[0] - now_s
+        self._drop(dues_s[0], kept=True)
+        return 0.0
 
     def refuse(self, ask: Ask, now_s: float, *, has_waited: bool) -> float:
         """A worker had no room for a request in progress: how long to wait. Who waited in vain goes to the front."""

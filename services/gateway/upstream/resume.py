@@ -5,6 +5,7 @@ import logging
 import random
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Final, TypeVar
@@ -12,6 +13,7 @@ from typing import Final, TypeVar
 from meshkit.errors import MeshError, Reason
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
+from services.gateway.upstream.retry_budget import RetryBudget
 from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import FINISH_REASON_UNSPECIFIED, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
@@ -40,6 +42,7 @@ class ResumingWorker:
         self._worker = worker
         self._metrics = metrics
         self._pause = pause
+        self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)  # by model
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; see Worker.generate."""
@@ -101,18 +104,23 @@ class ResumingWorker:
                 await attempts.wait(error)
 
     def _attempts(self, model: str, timeout_s: float) -> "_Attempts":
-        def note(reason: Reason) -> None:
-            self._metrics.retries.labels(model, reason).inc()
+        budget = self._budgets[model]
+        budget.earn()
 
-        return _Attempts(time.monotonic() + timeout_s, note, self._pause)
+        def take(reason: Reason) -> bool:
+            may = budget.spend()
+            self._metrics.retries.labels(model, reason).inc(may)
+            return may
+
+        return _Attempts(time.monotonic() + timeout_s, take, self._pause)
 
 
 class _Attempts:
-    """How often one request is asked again. end_s: when its time is over, on the monotonic clock."""
+    """When one request is asked again. end_s: when its time is over, on the monotonic clock. take: from a budget."""
 
-    def __init__(self, end_s: float, note: Callable[[Reason], None], pause: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, end_s: float, take: Callable[[Reason], bool], pause: Callable[[float], Awaitable[None]]) -> None:
         self._end_s = end_s
-        self._note = note
+        self._take = take
         self._pause = pause
         self._pauses_s: Iterator[float] = iter(PAUSES_S)
         self._was_lost = False
@@ -127,5 +135,7 @@ class _Attempts:
         pause_s = next(self._pauses_s, None)
         if not self._was_lost or error.reason not in _PASSING or pause_s is None or pause_s > self.left_s():
             raise error
-        self._note(error.reason)
+        if not self._take(error.reason):
+            log.warning("too much is asked again already: a request to a lost worker fails")
+            raise error
         await self._pause(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret

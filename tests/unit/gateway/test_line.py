@@ -176,6 +176,7 @@ def test_with_nothing_in_progress_anybody_may_ask() -> None:
     line.rate.end(10, served=True)
 
     assert line.wait_s(lambda: b"newcomer", 10) is None
+    assert line.wait_s(lambda: b"first", 10) == 0
 
 
 def test_a_time_that_has_passed_holds_up_nobody() -> None:

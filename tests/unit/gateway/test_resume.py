@@ -9,6 +9,7 @@ from meshkit.errors import MeshError, Reason
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
 from services.gateway.upstream.resume import PAUSES_S, ResumingWorker
+from services.gateway.upstream.retry_budget import AT_ONCE, SHARE
 from tests.fakes.triton import last, piece, vectors
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
@@ -170,6 +171,18 @@ async def test_all_that_has_one_answer_is_asked_again_until_all_pauses_are_over(
             await ask()
 
     assert len(scene.pauses) == 3 * len(PAUSES_S)
+
+
+async def test_workers_that_die_over_and_over_are_asked_a_fifth_more_in_the_long_run() -> None:
+    scene = Scene()
+    num_requests = 5000
+
+    for _ in range(num_requests):
+        with pytest.raises(MeshError):
+            await scene.worker.rerank(RerankRequest(model="r"), timeout_s=30)
+
+    assert AT_ONCE <= len(scene.pauses) <= AT_ONCE + SHARE * num_requests
+    assert f'mesh_retries_total{{model="r",reason="UPSTREAM_LOST"}} {len(scene.pauses)}.0' in _page(scene.metrics)
 
 
 async def test_a_ping_tells_what_is() -> None:
