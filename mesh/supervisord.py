@@ -1,7 +1,9 @@
 """Runs the parts under supervisor: its configuration, its start, and the calls it answers; decides nothing else."""
 
 import configparser
+import contextlib
 import http.client
+import math
 import os
 import resource
 import socket
@@ -145,15 +147,23 @@ class Supervisor:
             for entry in cast(list[dict[str, Any]], self._call("getAllProcessInfo"))
         }
 
-    def stop(self, names: list[str]) -> None:
-        """Send SIGTERM to these at the same time and return when all are gone; supervisor itself bounds the wait."""
+    def stop(self, names: list[str], *, at_most_s: float = math.inf) -> None:
+        """Send SIGTERM to these at the same time and return when all are gone; supervisor itself bounds the wait.
+
+        at_most_s: who is still there then, is killed.
+        """
+        kill_s = time.monotonic() + at_most_s
         for name in names:
             try:
                 self._call("stopProcess", name, False)
             except Fault as fault:
                 if fault.faultCode not in {NOT_RUNNING, UNKNOWN_NAME}:
                     raise
-        while any(name in names and process.pid is not None for name, process in self.states().items()):
+        while left := [name for name, process in self.states().items() if name in names and process.pid is not None]:
+            if time.monotonic() > kill_s:
+                for name in left:
+                    with contextlib.suppress(Fault):  # it went just now
+                        self._call("signalProcess", name, "KILL")
             time.sleep(0.1)
 
     def follow_config(self) -> None:

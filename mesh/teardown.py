@@ -15,6 +15,9 @@ from mesh.state import MARKER, StateFolder
 from mesh.supervisord import AUTOSCALER, WATCHDOG, Supervisor
 from mesh.triton import remove_shared_memory
 
+# How long an idle Triton gets to leave. After a caller left while the last of its answer was written, Triton goes on
+# counting that call among those in progress, and would wait for its end as long as it waits for anything: 20 s.
+IDLE_EXIT_S: Final = 8.0
 LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by themselves
 EXEC_S: Final = 0.2  # from supervisord's first answer to the exec of its last part
 
@@ -58,7 +61,7 @@ def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> No
     say("stopping the gateway; running answers may finish")
     supervisor.stop([part.name for part in plan.parts if part.kind == "gateway"])
     say("stopping the workers and Envoy")
-    supervisor.stop([part.name for part in plan.workers])
+    supervisor.stop([part.name for part in plan.workers], at_most_s=IDLE_EXIT_S)
     supervisor.shutdown()
 
 

@@ -48,6 +48,16 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return met
 
 
+def test_a_part_that_does_not_leave_in_time_is_killed(state: StateFolder) -> None:
+    wait_until_ready(start(state, before="trap '' TERM"), state, lambda _name: None)
+    began_s = time.monotonic()
+
+    Supervisor(state).stop(["gateway-0"], at_most_s=0.5)
+
+    assert 0.5 <= time.monotonic() - began_s < 10
+    assert mesh_status(state).parts[0].pid is None
+
+
 def test_a_killed_part_is_started_again_and_the_restart_is_counted(state: StateFolder) -> None:
     wait_until_ready(start(state), state, lambda _name: None)
     (before,) = mesh_status(state).parts
