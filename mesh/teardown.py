@@ -15,8 +15,8 @@ from mesh.state import MARKER, StateFolder
 from mesh.supervisord import AUTOSCALER, WATCHDOG, Supervisor
 from mesh.triton import remove_shared_memory
 
-# How long an idle Triton gets to leave. After a thousand callers left in the middle of things one waited the 20 s that it
-# waits for calls in progress, though there were none: likely one whose caller left while its last word was written.
+# How long an idle Triton gets to leave. After a thousand callers had left in the middle of things, one waited its whole
+# exit timeout of 20 s though nothing was in progress: likely one of them left while its last word was being written.
 IDLE_EXIT_S: Final = 8.0
 LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by themselves
 EXEC_S: Final = 0.2  # from supervisord's first answer to the exec of its last part
