@@ -1,6 +1,7 @@
 """Keys against the real mesh: tenants share no cached prompt, and a strict key refuses what has no effect."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import openai
 import pytest
@@ -28,7 +29,11 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, open
         zhinao(
             "up", "--detach", "--port", str(port), "--state", state, "--model", f"tiny=chat:{checkpoint}", *CHAT_ONLY
         )
-        yield {name: openai.OpenAI(base_url=url, api_key=key, max_retries=0) for name, key in secrets.items()}
+        with ExitStack() as closing:
+            yield {
+                name: closing.enter_context(openai.OpenAI(base_url=url, api_key=key, max_retries=0))
+                for name, key in secrets.items()
+            }
     finally:
         zhinao("down", "--state", state)
 
