@@ -35,7 +35,10 @@ def exported(mesh: Mesh) -> tuple[set[str], set[str]]:
 
 
 def series_asked_for() -> Iterator[str]:
-    """Of alerts and dashboard, which name series."""
+    """Of alerts, dashboard and Kubernetes' autoscalers, which name series."""
+    for name in ("keda", "hpa", "scale-to-zero"):
+        for file in (ROOT / "k8s" / "components" / name).iterdir():
+            yield from NAME.findall(file.read_text())
     monitoring = ROOT / "deploy" / "monitoring"
     for rule in yaml.safe_load((monitoring / "alerts.yaml").read_text())["groups"][0]["rules"]:
         yield from NAME.findall(rule["expr"])
@@ -49,7 +52,7 @@ def metrics_explained() -> set[str]:
     return {name for path in (ROOT / "docs").glob("*.md") for name in NAME.findall(path.read_text()) if "_" in name}
 
 
-def test_alerts_and_dashboard_ask_for_series_that_are_there(exported: tuple[set[str], set[str]]) -> None:
+def test_alerts_dashboard_and_autoscalers_ask_for_series_that_are_there(exported: tuple[set[str], set[str]]) -> None:
     series, types = exported
     missing = set(series_asked_for()) - series
 
