@@ -1,7 +1,6 @@
 """Entry of the gateway process: HTTP and gRPC in one loop, and a shutdown that lets answers end."""
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -101,7 +100,6 @@ def main() -> None:
         problems = (f"GATEWAY_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
         sys.exit("\n".join(problems))
     setup_logging("gateway")
-    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
     try:
         uvloop.run(serve(settings))
     except StoreFailure as error:
