@@ -17,6 +17,7 @@ from mesh.triton import package_folder
 from meshkit.wire import AFFINITY_HEADER, MODEL_HEADER
 
 _TEMPLATES = Environment(
+    keep_trailing_newline=True,
     loader=FileSystemLoader(Path(__file__).parent),
     undefined=StrictUndefined,
     autoescape=False,  # noqa: S701 - YAML, not HTML; every string goes through tojson
