@@ -119,6 +119,10 @@ def _restart_all(scene: Scene) -> None:
     _zhinao(scene, "restart", "--workers")
 
 
+def _hand_over_envoy(scene: Scene) -> None:
+    Supervisor(scene.state).hang_up("envoy")
+
+
 def _scale(scene: Scene) -> None:
     _zhinao(scene, "scale", "chat=3")
     _zhinao(scene, "scale", "chat=2")
@@ -166,7 +170,8 @@ _DRILLS: Final[Mapping[str, Callable[[Scene], None]]] = MappingProxyType(
         "kill -9 an embedding and a reranking worker": _kill_search,
         "kill -9 the watchdog": _kill_watchdog,
         "scale chat=3, then chat=2": _scale,
-        "restart --workers: every worker and gateway in turn": _restart_all,
+        "Envoy hands over to a new one": _hand_over_envoy,
+        "restart --workers: every part in turn": _restart_all,
         f"{_NUM_SLOW} clients that read slowly": _slow_readers,
         f"{_NUM_HALF_OPEN} half-open connections": _half_open,
     }

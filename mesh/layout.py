@@ -104,7 +104,7 @@ class Layout:
             name="envoy",
             kind="envoy",
             replica=0,
-            command=envoy.command(self.state.envoy_config),
+            command=envoy.parent_command(self.state.envoy_config, self.state.envoy_base_id),
             http=self._edge_url(),
             grpc=self._edge_url().removeprefix("http://"),
             metrics=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",

@@ -102,6 +102,19 @@ def get_ready(address: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
         connection.close()
 
 
+def envoy_epoch(admin: str) -> int | None:
+    """How many Envoys of this mesh ran before the one that serves now; None while it is not there. admin: host:port."""
+    connection = http.client.HTTPConnection(admin, timeout=PING_TIMEOUT_S)
+    try:
+        connection.request("GET", "/server_info")
+        told = json.loads(connection.getresponse().read())
+        return told["command_line_options"].get("restart_epoch", 0) if told["state"] == "LIVE" else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
 def probe(part: Part, plan: Plan) -> Health:
     """The check that fits the part: a worker's ping, the gateway's /ready, Envoy's admin /ready."""
     match part.kind:

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from mesh import envoy
 from mesh.drain import drain, listed_ports, with_leaving
 from mesh.failure import MeshFailure
 from mesh.launch import running_plan
+from mesh.layout import Layout
 from mesh.plan import Part, Plan, save_plan
-from mesh.probe import Health, probe
+from mesh.probe import Health, envoy_epoch, probe
 from mesh.state import StateFolder
 from mesh.supervisord import Supervisor
 
@@ -23,6 +25,7 @@ Say = Callable[[str], None]
 def restart(state: StateFolder, say: Say, *, workers: bool) -> None:
     """Stop and start each gateway, and before them each worker if asked; the next when the last is back.
 
+    Then Envoy hands over to a new one, which reads its configuration as this version writes it.
     Raises MeshFailure if one does not come back.
     """
     plan = running_plan(state)
@@ -40,6 +43,23 @@ def restart(state: StateFolder, say: Say, *, workers: bool) -> None:
         _restart(part, plan, state, READY_TIMEOUT_S)  # it says that it leaves, and lets its answers end
         say(f"{part.name} was restarted")
         time.sleep(SEEN_S)
+    _hand_over_envoy(plan, state)
+    say("envoy was restarted")
+
+
+def _hand_over_envoy(plan: Plan, state: StateFolder) -> None:
+    new = state.runtime / "envoy.new.yaml"
+    new.write_text(envoy.render(Layout.of(plan, state).envoy_config()))
+    envoy.check(new)
+    new.rename(state.envoy_config)
+    epoch, deadline_s = envoy_epoch(plan.admin), time.monotonic() + READY_TIMEOUT_S
+    Supervisor(state).hang_up("envoy")
+    while (now := envoy_epoch(plan.admin)) is None or now == epoch:
+        if time.monotonic() > deadline_s:
+            raise MeshFailure(
+                f"no new Envoy served {READY_TIMEOUT_S:.0f} s after SIGHUP; see {state.logs / 'envoy.log'}"
+            )
+        time.sleep(POLL_S)
 
 
 def _restart_worker(part: Part, plan: Plan, state: StateFolder) -> None:

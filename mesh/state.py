@@ -62,6 +62,11 @@ class StateFolder:
         return self.runtime / "envoy.yaml"
 
     @property
+    def envoy_base_id(self) -> Path:
+        """The number by which this mesh's Envoys, old and new, find each other."""
+        return self.runtime / "envoy.base_id"
+
+    @property
     def endpoints(self) -> Path:
         """Folder that Envoy watches; one file of addresses per model."""
         return self.runtime / "eds"

@@ -178,6 +178,10 @@ class Supervisor:
         """Start a process that was stopped; returns before it is ready."""
         self._call("startProcess", name, False)
 
+    def hang_up(self, name: str) -> None:
+        """Send SIGHUP to a process."""
+        self._call("signalProcess", name, "HUP")
+
     def shutdown(self) -> None:
         """Stop whatever still runs and supervisord itself."""
         self._call("shutdown")

@@ -9,6 +9,7 @@ from typing import Final
 
 import psutil
 
+from mesh.envoy_parent import remove_envoy_memory
 from mesh.failure import MeshFailure
 from mesh.plan import Plan, load_plan
 from mesh.state import MARKER, StateFolder
@@ -36,6 +37,7 @@ def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
     killed = _end_leftovers(state, patience_s)
     if killed:
         say(f"killed what was left: {', '.join(killed)}")
+    remove_envoy_memory(state.envoy_base_id)
     regions = remove_shared_memory(state.shm_prefix)
     if regions:
         say(f"removed {regions} stale shared-memory files")
