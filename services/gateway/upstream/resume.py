@@ -32,8 +32,8 @@ _PASSING: Final = {Reason.UPSTREAM_LOST, Reason.NOT_READY, Reason.QUEUE_FULL}  #
 class ResumingWorker:
     """A Worker in front of another: what is lost with one of the mesh's workers is asked again of the others.
 
-    An answer that had begun goes on behind the tokens that were told, so that its reader sees one stream; that needs a
-    seed, and with several answers to one request it is not done. pause: waits so many seconds.
+    An answer that had begun goes on behind the tokens that were told, so that its reader sees one stream. pause: waits
+    so many seconds.
     """
 
     def __init__(
@@ -45,27 +45,20 @@ class ResumingWorker:
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)  # by model
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
-        """Stream the answer; see Worker.generate."""
+        """Stream the answers; see Worker.generate."""
         if not request.sampling.HasField("seed"):
             request.sampling.seed = secrets.randbits(63)
-        attempts = self._attempts(request.model, timeout_s)
-        num_answers = request.n if request.HasField("n") else 1
-        num_unfinished = num_answers
-        while True:
+        attempts, answers = self._attempts(request.model, timeout_s), _Answers(request)
+        while (question := answers.question()) is not None:
             try:
-                async with aclosing(self._worker.generate(request, timeout_s=attempts.left_s())) as pieces:
+                async with aclosing(self._worker.generate(question, timeout_s=attempts.left_s())) as pieces:
                     async for piece in pieces:
-                        num_unfinished -= piece.finish_reason != FINISH_REASON_UNSPECIFIED
-                        request.generated_token_ids.extend(piece.token_ids)
-                        yield piece
-                return
+                        yield answers.note(piece)
             except MeshError as error:
-                if num_unfinished == 0:
+                if answers.question() is None:
                     return  # only the frame that says so was lost
-                if num_answers > 1 and request.generated_token_ids:
-                    raise
                 await attempts.wait(error)
-            log.warning("request %s goes on after %d tokens", request.request_id, len(request.generated_token_ids))
+                log.warning("request %s goes on after %d tokens", request.request_id, answers.num_told)
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         """The vectors; see Worker.embed."""
@@ -113,6 +106,48 @@ class ResumingWorker:
             return may
 
         return _Attempts(time.monotonic() + timeout_s, take, self._pause)
+
+
+class _Answers:
+    """The answers to one request, and what was told of each.
+
+    Several that were broken off go on one after the other, each as the single answer to a request with its own seed.
+    """
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self._request = request
+        self._told: list[list[int]] = [[] for _ in range(request.n if request.HasField("n") else 1)]
+        self._unfinished = list(range(len(self._told)))
+        self._only: int | None = None  # the answer that the last question was about, if about one of several
+
+    @property
+    def num_told(self) -> int:
+        """Tokens of all answers."""
+        return sum(map(len, self._told))
+
+    def question(self) -> GenerateRequest | None:
+        """What to ask a worker now; None if all answers are complete."""
+        if not self._unfinished:
+            return None
+        question = GenerateRequest()
+        question.CopyFrom(self._request)
+        self._only = self._unfinished[0] if len(self._told) > 1 and self.num_told else None
+        if self._only is not None:
+            question.n = 1
+            question.sampling.seed = (self._request.sampling.seed + self._only) % 2**64
+        question.generated_token_ids.extend(self._told[self._only or 0])
+        return question
+
+    def note(self, piece: GenerateResponse) -> GenerateResponse:
+        """Take what the worker told; returns it as a part of the answers to the whole request."""
+        if self._only:
+            piece.index = self._only
+            if piece.HasField("usage"):  # the prompt's counts with answer 0
+                piece.usage.prompt_tokens = piece.usage.cached_tokens = 0
+        self._told[piece.index].extend(piece.token_ids)
+        if piece.finish_reason != FINISH_REASON_UNSPECIFIED:
+            self._unfinished.remove(piece.index)
+        return piece
 
 
 class _Attempts:

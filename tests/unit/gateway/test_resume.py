@@ -22,6 +22,12 @@ LOST, NOT_READY, FULL = (
 INVALID, INTERNAL = (MeshError(reason, "no") for reason in (Reason.INVALID_REQUEST, Reason.INTERNAL))
 
 
+def of_answer(index: int, each: GenerateResponse) -> GenerateResponse:
+    """The same of another answer."""
+    each.index = index
+    return each
+
+
 class Workers:
     """Workers that answer each call by the next script: what is no error is told."""
 
@@ -142,16 +148,30 @@ async def test_an_answer_that_was_complete_when_its_worker_was_lost_is_complete(
     assert await scene.text() == "a"
 
 
-@pytest.mark.parametrize(("told", "text"), [((), "whole"), ((piece("a"),), None)])
-async def test_several_answers_begin_again_but_do_not_go_on(told: Sequence[GenerateResponse], text: str | None) -> None:
-    scene = Scene([*told, LOST], [last("who"), last("le")])
-    request = GenerateRequest(model="m", n=2)
+async def test_several_answers_of_which_nothing_was_told_begin_again_together() -> None:
+    scene = Scene([LOST], [last("a"), of_answer(1, last("b"))])
 
-    if text is None:
-        with pytest.raises(MeshError):
-            await scene.text(request)
-    else:
-        assert await scene.text(request) == text
+    assert await scene.text(GenerateRequest(model="m", n=2)) == "ab"
+    assert [each.n for each in scene.workers.generations] == [2, 2]
+
+
+async def test_several_answers_go_on_one_after_the_other_each_with_its_seed() -> None:
+    scene = Scene(
+        [piece("a", 1), of_answer(1, last("x")), of_answer(2, piece("p", 8)), LOST],
+        [piece("b", 2), LOST],
+        [last("c")],
+        [last("q")],
+    )
+    request = GenerateRequest(model="m", n=3)
+    request.sampling.seed = 2**64 - 1
+
+    pieces = [each async for each in scene.worker.generate(request, timeout_s=30)]
+
+    texts = ["".join(each.text for each in pieces if each.index == index) for index in range(3)]
+    assert texts == ["abc", "x", "pq"]
+    asked = [(each.n, each.sampling.seed, list(each.generated_token_ids)) for each in scene.workers.generations]
+    assert asked == [(3, 2**64 - 1, []), (1, 2**64 - 1, [1]), (1, 2**64 - 1, [1, 2]), (1, 1, [8])]
+    assert [each.usage.prompt_tokens for each in pieces if each.HasField("usage")] == [5, 5, 0]
 
 
 async def test_vectors_are_asked_for_again() -> None:
