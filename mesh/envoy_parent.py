@@ -34,7 +34,7 @@ class EnvoyParent:
         signal.signal(signal.SIGHUP, self._hang_up)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        self._base_id.unlink(missing_ok=True)
+        remove_envoy_memory(self._base_id)  # of a predecessor that was killed
         try:
             self._start("--use-dynamic-base-id", "--base-id-path", str(self._base_id))
             while not self._is_over and self._envoys[-1].poll() is None:
