@@ -1,0 +1,82 @@
+"""How the status of a mesh is shown."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli import status as shown
+from mesh.load import Load
+from mesh.state import StateFolder
+from mesh.status import MeshStatus, PartStatus
+
+WORKER = PartStatus(
+    "chat-0", "chat", 0, None, "ready", 2, "http://127.0.0.1:1", "127.0.0.1:2", None, "chat", 4, True, Load(3, 1, 0.25)
+)
+GATEWAY = PartStatus(
+    "gateway-0", "gateway", 0, None, "ready", 0, "http://127.0.0.1:3", "127.0.0.1:4", None, None, None, None, None
+)
+MESH = MeshStatus("http://127.0.0.1:8360", (WORKER, GATEWAY))
+
+Show = Callable[[MeshStatus], str]
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Show:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(found: MeshStatus, *, as_json: bool = False) -> str:
+        monkeypatch.setattr(shown, "mesh_status", lambda _state: found)
+        shown.status(StateFolder(tmp_path), as_json)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_worker_shows_its_load_cache_and_threads_and_a_gateway_none(show: Show) -> None:
+    _, columns, worker, gateway = [line.split() for line in show(MESH).splitlines()]
+
+    assert columns[:8] == ["part", "state", "pid", "restarts", "running", "waiting", "KV", "threads"]
+    assert worker == ["chat-0", "ready", "-", "2", "3", "1", "25%", "4", "-", "1", "2"]
+    assert gateway == ["gateway-0", "ready", "-", "0", "-", "-", "-", "-", "-", "3", "4"]
+
+
+def test_a_ready_worker_that_gets_no_calls_is_marked(show: Show) -> None:
+    out = show(replace(MESH, parts=(replace(WORKER, serving=False), replace(WORKER, state="leaving", serving=False))))
+
+    assert "ready, out" in out
+    assert "leaving, out" not in out
+
+
+def test_a_lost_mesh_says_how_to_clean_up(show: Show) -> None:
+    assert "zhinao down cleans up" in show(replace(MESH, parts=(replace(WORKER, state="lost"),)))
+    assert "no mesh runs" in show(MeshStatus(None, ()))
+
+
+def test_scripts_get_every_field(show: Show) -> None:
+    (worker, _) = json.loads(show(MESH, as_json=True))["parts"]  # type: ignore[call-arg]
+
+    assert worker["load"] == {"running": 3, "waiting": 1, "kv_usage": 0.25}
+    assert (worker["threads"], worker["serving"]) == (4, True)
+
+
+def test_a_watch_shows_it_again_and_again_until_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    looks: list[MeshStatus] = []
+
+    def look(_state: StateFolder) -> MeshStatus:
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        looks.append(MESH)
+        return MESH
+
+    monkeypatch.setattr(shown, "mesh_status", look)
+    monkeypatch.setattr(shown, "EVERY_S", 0)
+
+    shown.watch_status(StateFolder(tmp_path))
+
+    assert len(looks) == 2
+    assert "chat-0" in capsys.readouterr().out
