@@ -40,13 +40,13 @@ _NUM_SLOW, _NUM_HALF_OPEN = 16, 64
 class Outcome:
     """Of one drill. recovery_s: until every part was ready and every worker was listed again.
 
-    num_retries: times that the gateways asked again.
+    num_retries: times that the gateways asked again; None if they were restarted and forgot.
     """
 
     name: str
     tally: Tally
     recovery_s: float | None
-    num_retries: int
+    num_retries: int | None
 
 
 class Scene:
@@ -192,7 +192,8 @@ def _drill(name: str, act: Callable[[Scene], None], scene: Scene, load: Load) ->
     end_s = time.monotonic()
     time.sleep(_CALM_S)
     gained = scene.num_retries() - retries
-    outcome = Outcome(name, Tally.of(load.answers, start_s, end_s), recovery_s, gained)
+    tally = Tally.of(load.answers, start_s, end_s)
+    outcome = Outcome(name, tally, recovery_s, gained if gained >= 0 else None)
     sys.stderr.write(f"{_row(outcome)}\n")
     return outcome
 
@@ -200,7 +201,8 @@ def _drill(name: str, act: Callable[[Scene], None], scene: Scene, load: Load) ->
 def _row(outcome: Outcome) -> str:
     tally = outcome.tally
     recovery = "never" if outcome.recovery_s is None else f"{outcome.recovery_s:.1f}"
-    counts = (tally.num_asked, tally.num_lost, tally.num_broken, tally.num_wrong, tally.num_hung, outcome.num_retries)
+    retries = "-" if outcome.num_retries is None else outcome.num_retries
+    counts = (tally.num_asked, tally.num_lost, tally.num_broken, tally.num_wrong, tally.num_hung, retries)
     return f"| {outcome.name} | {' | '.join(map(str, counts))} | {tally.longest_silence_s:.1f} | {recovery} |"
 
 
