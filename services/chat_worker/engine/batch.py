@@ -35,10 +35,25 @@ class Batch:
         if not self.running and not len(self.waiting):
             self.waiting.clear_accounts()
 
-    def let_in(self) -> Sequence | None:
-        """Let the sequence in that is next, if there is room, and give it room for all it has to compute."""
+    @property
+    def has_interactive_prompt(self) -> bool:
+        """Whether the next step could compute some of an interactive prompt."""
+        if any(each.num_pending > 1 and each.priority is Priority.INTERACTIVE for each in self.running):
+            return True
+        head = self.waiting.head()
+        if head is None or head.priority is Priority.BULK or not self._has_place(head):
+            return False
+        return self._has_room(head) or self._bulk_holds_enough(head)
+
+    def let_in(self, *, bulk: bool = True) -> Sequence | None:
+        """Let the sequence in that is next, if there is room, and give it room for all it has to compute.
+
+        bulk: whether it may be a bulk one that does not have its turn.
+        """
         sequence = self.waiting.head()
         if sequence is None or not self._has_place(sequence):
+            return None
+        if sequence.priority is Priority.BULK and not (bulk or self.waiting.bulk_has_turn):
             return None
         self._blocks.attach(sequence)
         if not self._has_room(sequence) and not self._bulk_gives_way(sequence):
@@ -96,14 +111,20 @@ class Batch:
 
     def _bulk_gives_way(self, sequence: Sequence) -> bool:
         """Make room for an interactive sequence at the cost of bulk ones, if they hold enough."""
-        bulk = [other for other in self.running if other.priority is Priority.BULK]
-        num_needed = self._blocks.num_blocks_of(len(sequence.token_ids) + 1) - len(sequence.block_ids)
-        num_held = sum(len(other.block_ids) for other in bulk)
-        if sequence.priority is Priority.BULK or not bulk or num_needed > self._blocks.num_free + num_held:
+        if sequence.priority is Priority.BULK or not self._bulk_holds_enough(sequence):
             return False
+        bulk = self._running_bulk()
         while bulk and not self._has_room(sequence):
             self._preempt(bulk.pop())
         return self._has_room(sequence)
+
+    def _bulk_holds_enough(self, sequence: Sequence) -> bool:
+        bulk = self._running_bulk()
+        num_needed = self._blocks.num_blocks_of(len(sequence.token_ids) + 1) - len(sequence.block_ids)
+        return bool(bulk) and num_needed <= self._blocks.num_free + sum(len(other.block_ids) for other in bulk)
+
+    def _running_bulk(self) -> list[Sequence]:
+        return [sequence for sequence in self.running if sequence.priority is Priority.BULK]
 
     def _run(self, sequence: Sequence) -> None:
         sequence.status = Status.RUNNING

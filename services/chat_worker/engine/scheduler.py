@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.batch import Batch
 from services.chat_worker.engine.blocks import BlockPool
-from services.chat_worker.engine.sequence import Sequence, Status
+from services.chat_worker.engine.sequence import Priority, Sequence, Status
+
+MOST_SAT_OUT = 16  # steps in a row that bulk sequences sit out
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Scheduler:
     """Fills each step under a budget of tokens; Batch says for whom there is room.
 
     Decoding sequences come first, one token each; then prompts in chunks, older and interactive ones first, so that a
-    long prompt does not stall running streams; then guessed tokens. O(running) a step, and O(1) a block.
+    long prompt does not stall running streams; then guessed tokens. Bulk sequences sit out the steps that compute an
+    interactive prompt, but for one now and then. O(running) a step, and O(1) a block.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Scheduler:
         self.batch = Batch(blocks, max_running=max_running)
         self._blocks = blocks
         self._max_waiting_tokens = max_waiting_tokens
+        self._num_sat_out = 0
         self._chunks: dict[Sequence, Chunk] = {}  # the step that is being planned
         self._copies: list[tuple[int, int]] = []
 
@@ -72,8 +76,8 @@ class Scheduler:
 
     @property
     def decoding(self) -> list[Sequence]:
-        """Running sequences whose next token can be sampled in one step."""
-        return [sequence for sequence in self.batch.running if sequence.num_pending == 1]
+        """Running sequences of which the next step can sample a token."""
+        return [sequence for sequence in self._taking_part() if sequence.num_pending == 1]
 
     def check_queue(self, sequence: Sequence) -> None:
         """Raise MeshError QUEUE_FULL if too many tokens wait for this sequence to join them; alone it always may."""
@@ -97,15 +101,17 @@ class Scheduler:
         """
         self._chunks, self._copies = {}, []
         budget = self.max_step_tokens
-        for sequence in self.decoding:
+        bulk_sits_out, running = self._bulk_sits_out(), self._taking_part()
+        for sequence in (each for each in running if each.num_pending == 1):
             budget -= self._compute(sequence, budget)
         prompt_budget = budget if prompt_budget is None else min(budget, prompt_budget)
         budget -= prompt_budget
-        prompts = [sequence for sequence in self.batch.running if sequence.num_pending > 1]
+        prompts = [sequence for sequence in running if sequence.num_pending > 1]
         for sequence in sorted(prompts, key=lambda sequence: sequence.priority):
             prompt_budget -= self._compute(sequence, prompt_budget)
-        while prompt_budget > 0 and (sequence := self.batch.let_in()) is not None:
+        while prompt_budget > 0 and (sequence := self.batch.let_in(bulk=not bulk_sits_out)) is not None:
             prompt_budget -= self._compute(sequence, prompt_budget)
+        self._num_sat_out = self._num_sat_out + 1 if bulk_sits_out else 0
         self._draft(budget + prompt_budget)
         # one that was planned first may have been preempted after that
         return Plan([c for c in self._chunks.values() if c.sequence.status is Status.RUNNING], self._copies)
@@ -129,6 +135,14 @@ class Scheduler:
                 self.batch.branch(sequence, sampled)
             if chunk.draft:
                 self._blocks.trim(sequence)
+
+    def _taking_part(self) -> list[Sequence]:
+        """Who runs and does not sit out the next step."""
+        bulk_sits_out = self._bulk_sits_out()
+        return [s for s in self.batch.running if not (bulk_sits_out and s.priority is Priority.BULK)]
+
+    def _bulk_sits_out(self) -> bool:
+        return self._num_sat_out < MOST_SAT_OUT and self.batch.has_interactive_prompt
 
     def _compute(self, sequence: Sequence, budget: int) -> int:
         """Plan a running sequence's next tokens; returns how many, 0 if it gave way or was preempted before."""

@@ -41,14 +41,18 @@ class WaitingQueue:
     def head(self) -> Sequence | None:
         """Who is next. O(log tenants), amortised."""
         interactive, bulk = (self._classes[priority].head() for priority in Priority)
-        has_turn = interactive is None or self._num_passed >= BULK_TURN
-        return bulk if bulk is not None and has_turn else interactive
+        return bulk if bulk is not None and (interactive is None or self.bulk_has_turn) else interactive
+
+    @property
+    def bulk_has_turn(self) -> bool:
+        """Whether enough interactive sequences have passed the bulk ones that wait."""
+        return self._num_passed >= BULK_TURN
 
     def let_in(self, sequence: Sequence) -> None:
         """Take out a sequence that was the head: it has its turn. O(1)."""
         self.remove(sequence)
         if sequence.priority is Priority.BULK:
-            if self._num_passed >= BULK_TURN:
+            if self.bulk_has_turn:
                 sequence.priority = Priority.INTERACTIVE
             self._num_passed = 0
         elif len(self._classes[Priority.BULK]):

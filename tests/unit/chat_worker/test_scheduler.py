@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 
 from services.chat_worker.engine.blocks import BlockPool
-from services.chat_worker.engine.scheduler import Plan, Scheduler
-from services.chat_worker.engine.sequence import RequestId, Sampling, Sequence, Status, Stop
+from services.chat_worker.engine.scheduler import MOST_SAT_OUT, Plan, Scheduler
+from services.chat_worker.engine.sequence import Priority, RequestId, Sampling, Sequence, Status, Stop
 
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
 
@@ -51,6 +51,21 @@ def test_prompts_run_whole_and_together_when_the_budget_allows() -> None:
     add(scheduler, 5, 3)
     assert step(scheduler) == [(0, 5), (1, 3)]
     assert step(scheduler) == [(0, 1), (1, 1)]
+
+
+def test_bulk_sits_out_while_an_interactive_prompt_is_computed_but_for_a_step_now_and_then() -> None:
+    scheduler = make_scheduler(num_blocks=200, max_step_tokens=4)
+    decoding, prompt = make_sequence(0, 2), make_sequence(1, 40)
+    decoding.priority = prompt.priority = Priority.BULK
+    for sequence in (decoding, prompt):
+        scheduler.add(sequence)
+    assert step(scheduler) == [(0, 2), (1, 2)]
+
+    scheduler.add(make_sequence(2, 4 * (MOST_SAT_OUT + 1)))
+
+    assert [step(scheduler) for _ in range(MOST_SAT_OUT)] == [[(2, 4)]] * MOST_SAT_OUT
+    assert step(scheduler) == [(0, 1), (2, 3)]
+    assert step(scheduler) == [(0, 1), (2, 1), (1, 2)]
 
 
 def test_a_long_prompt_runs_in_chunks_behind_decoding_sequences() -> None:
