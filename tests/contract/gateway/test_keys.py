@@ -182,8 +182,9 @@ async def test_a_client_that_leaves_pays_for_what_was_written_for_it(keyed: Keye
 
     asking = keyed.mesh.http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}, headers=headers)
     async with asking as answer:
-        await anext(answer.aiter_lines())
-        await keyed.mesh.triton.holding.wait()
+        lines = answer.aiter_lines()
+        while '"b"' not in await anext(lines):
+            pass
     await asyncio.wait_for(keyed.mesh.triton.cancelled.wait(), 5)
     await until(lambda: not keyed.tenancy.meter.num_running)
 
