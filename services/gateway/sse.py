@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S: Final = 15.0
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
+# Ends of lines to Unicode but not to this protocol; many clients (httpx's iter_lines) split there all the same.
+_OTHER_ENDS: Final = {"\u0085": rb"\u0085", "\u2028": rb"\u2028", "\u2029": rb"\u2029"}
 
 
 class EventStream(Response):
@@ -66,7 +68,10 @@ class EventStream(Response):
 
     def event(self, chunk: Mapping[str, object]) -> bytes:
         """One chunk."""
-        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        data = orjson.dumps(chunk)
+        for end, escaped in _OTHER_ENDS.items():
+            data = data.replace(end.encode(), escaped)
+        return b"data: " + data + b"\n\n"
 
     def failure(self, error: MeshError) -> bytes:
         """What ends the stream in place of `end`."""

@@ -49,6 +49,18 @@ async def test_a_trace_that_is_none_is_not_passed_on(mesh: Mesh) -> None:
     assert "traceparent" not in received.metadata
 
 
+async def test_an_event_is_one_line_whatever_a_client_takes_for_the_end_of_one(mesh: Mesh) -> None:
+    text = "".join(map(chr, [*range(32), 0x85, 0x2028, 0x2029, 0x4F60]))
+    mesh.triton.script = (piece(text), last())
+
+    answer = await mesh.http.post(CHAT, json={**BODY, "stream": True})
+
+    lines = [line for line in answer.text.splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == text
+
+
 async def test_a_stream_is_marked_against_buffering(mesh: Mesh) -> None:
     answer = await mesh.http.post(CHAT, json={**BODY, "stream": True})
 
