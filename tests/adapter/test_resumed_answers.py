@@ -70,11 +70,12 @@ def test_an_answer_that_goes_on_elsewhere_is_the_same(
 ) -> None:
     first, second = (make_adapter(model_path=checkpoint, prefix_cache=cache) for cache in ("true", "false"))
     asked.sampling.seed = asked.sampling.seed or 1  # the gateway draws one
-    pieces = answer(first, asked)
+    # on a busy machine tokens travel together, so that one answer may have too few pieces to be cut
+    pieces = next(pieces for _ in range(20) if len(pieces := answer(first, asked)) > 3)
     tools = len(asked.chat.tools)
 
-    assert len(pieces) > 1 and (not tools or tools == len(TOOLS))  # on a busy machine, tokens travel together
-    for cut in {1, 2, len(pieces) // 2, len(pieces) - 1} - {len(pieces)}:
+    assert not tools or tools == len(TOOLS)
+    for cut in {1, 2, len(pieces) // 2, len(pieces) - 1}:
         rest = answer(second, resumed(asked, pieces[:cut]))
         joined = [*pieces[:cut], *rest]
         assert whole(joined) == whole(pieces), f"cut after {cut} of {len(pieces)} pieces"
