@@ -17,12 +17,6 @@ class Tree:
 
     spans: dict[str, tuple[str, Span]]
 
-    @property
-    def root(self) -> Span:
-        """The span whose parent is not here."""
-        (root,) = (span for _, span in self.spans.values() if span.parent_span_id.hex() not in self.spans)
-        return root
-
     def services_from(self, name: str) -> list[str]:
         """Whose spans lie on the way from a span of that name up to the root."""
         above = next(span.span_id.hex() for _, span in self.spans.values() if span.name == name)
@@ -76,8 +70,8 @@ class OtlpSink:
             found = {span.name: span for _, span in list(self.spans) if span.trace_id.hex() == trace_id}
         return found
 
-    def tree(self, trace_id: str, names: set[str], timeout_s: float = 15) -> Tree:
-        """Wait until spans of these names came and all hang together."""
+    def tree(self, trace_id: str, caller_id: str, names: set[str], timeout_s: float = 15) -> Tree:
+        """Wait until spans of these names came and all hang together below the caller's, which itself is not sent."""
         deadline = time.monotonic() + timeout_s
         while True:
             spans = {
@@ -87,7 +81,7 @@ class OtlpSink:
             }
             roots = [span for _, span in spans.values() if span.parent_span_id.hex() not in spans]
             found = {span.name for _, span in spans.values()}
-            if names <= found and len(roots) == 1:
+            if names <= found and [root.parent_span_id.hex() for root in roots] == [caller_id]:
                 return Tree(spans)
             assert time.monotonic() < deadline, f"of {names} only {found} came, below {[root.name for root in roots]}"
             time.sleep(0.02)
