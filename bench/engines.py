@@ -16,7 +16,7 @@ from bench.quiet import share_of_others
 from mesh.cache import cache_folder, demo_checkpoint
 
 NUM_THREADS = 2
-_AT_HOME = ("ours", "sentence-transformers")  # those that our own environment has
+_AT_HOME = ("ours", "sentence-transformers", "transformers")  # those that our own environment has
 CLASSES = ("int8", "int4", "fp16", "fp32")
 
 
