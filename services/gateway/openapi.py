@@ -88,14 +88,10 @@ def responses(
 ) -> Responses:
     """What a route can answer, in FastAPI's form.
 
-    answer: type of its success, None for plain text. events: type of its stream's.
+    answer: type of its success. events: type of its stream's.
     reasons: of its failures. error: type of their body.
     """
-    success: dict[str, Any] = {"description": "Success", "headers": _headers(200, reasons)}
-    if answer is None:
-        success["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    else:
-        success["model"] = answer
+    success: dict[str, Any] = {"description": "Success", "headers": _headers(200, reasons), "model": answer}
     if events is not None:
         success["content"] = {"text/event-stream": {"itemSchema": _event_schema(events)}}
     described: Responses = {200: success}

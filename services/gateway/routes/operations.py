@@ -51,7 +51,7 @@ async def serving(gateway: GatewayDep) -> Status:
     return {"status": "serving"}
 
 
-@router.get("/metrics", response_class=Response, responses=responses(None, PROBED))
+@router.get("/metrics", response_class=Response, include_in_schema=False)
 async def metrics(gateway: GatewayDep) -> Response:
-    """Prometheus text."""
+    """Prometheus text of this process; the edge does not pass it on."""
     return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)

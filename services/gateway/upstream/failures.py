@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 _NOT_SERVED: Final = re.compile(r"unknown model|stopped accepting|server (is )?not ready", re.IGNORECASE)
 # What Envoy, or gRPC without an Envoy, says when nobody took the request: the worker is starting, or starting again.
 _NOBODY_THERE: Final = re.compile(r"no healthy upstream|remote connection failure|connection refused", re.IGNORECASE)
+# What Envoy says at its own bounds: of calls to one model, or of its memory.
+_NO_ROOM: Final = re.compile(r"reset reason: overflow|envoy overloaded", re.IGNORECASE)
 _WORKER_DIED: Final = re.compile(r"stub process .* is not healthy", re.IGNORECASE)  # until Triton is restarted
 
 
@@ -38,6 +40,8 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str) -> MeshError:
     match error.code():
         case grpc.StatusCode.UNAVAILABLE if _NOBODY_THERE.search(error.details() or ""):
             return _not_ready(model)
+        case grpc.StatusCode.UNAVAILABLE if _NO_ROOM.search(error.details() or ""):
+            return _no_room(model)
         case grpc.StatusCode.NOT_FOUND:  # Triton's word while it exits
             return _not_ready(model)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
@@ -47,7 +51,7 @@ def from_status(error: grpc.aio.AioRpcError, *, model: str) -> MeshError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return out_of_time(model)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return MeshError(Reason.QUEUE_FULL, f"the model {model!r} has no room for another request")
+            return _no_room(model)
         case code:
             log.error("the call to %s ended with %s: %s", model, code.name, error.details())
             return _internal()
@@ -65,6 +69,10 @@ def out_of_time(model: str) -> MeshError:
 
 def _not_ready(model: str) -> MeshError:
     return MeshError(Reason.NOT_READY, f"the model {model!r} is not ready")
+
+
+def _no_room(model: str) -> MeshError:
+    return MeshError(Reason.QUEUE_FULL, f"the model {model!r} has no room for another request")
 
 
 def _internal() -> MeshError:

@@ -1,14 +1,17 @@
 """What Envoy says where no gateway does: in the same shape, with the id of the request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import httpx
 import pytest
 
+from meshkit.errors import Reason
+from services.gateway.upstream import failures
 from tests.fixtures.envoy import running_envoy
 from tests.fixtures.servers import free_port
 from zhinao.chat.v1.chat_pb2 import GenerateRequest
@@ -17,6 +20,9 @@ from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+NO_OTHERS: Mapping[str, int] = MappingProxyType({})
+FULL = {"max_pending_requests": 0}
+OUT_OF_MEMORY = {"max_heap_size_bytes": 1}
 LATER = {"retry-after": "1", "retry-after-ms": "1000", "x-should-retry": "true"}
 
 
@@ -35,12 +41,14 @@ async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 @asynccontextmanager
-async def edge(folder: Path, gateway: Behaviour | None) -> AsyncIterator[httpx.AsyncClient]:
-    """Envoy in front of a gateway that behaves like that, or of none."""
+async def edge(
+    folder: Path, gateway: Behaviour | None, bounds: Mapping[str, int] = NO_OTHERS
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Envoy in front of a gateway that behaves like that, or of none. bounds: see running_envoy."""
     port = free_port()
     server = None if gateway is None else await asyncio.start_server(gateway, "127.0.0.1", port)
     async with (
-        running_envoy(folder, http_port=port, grpc_port=free_port()) as edge_port,
+        running_envoy(folder, http_port=port, grpc_port=free_port(), bounds=bounds) as edge_port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False) as http,
     ):
         yield http
@@ -75,6 +83,49 @@ async def test_a_gateway_that_is_lost_before_it_answers(tmp_path: Path, gateway:
 
     check(answer, 502, "server_error", "upstream_unavailable", {})
     assert answer.headers["x-request-id"]
+
+
+async def test_more_requests_than_envoy_may_hold(tmp_path: Path) -> None:
+    async with edge(tmp_path, hang_up, FULL) as http:
+        answer = await http.post("/v1/chat/completions", json={}, headers={"x-request-id": "mine"})
+
+    check(answer, 503, "overloaded_error", "server_overloaded", LATER)
+    assert answer.headers["x-request-id"] == "mine"
+
+
+async def test_near_the_end_of_its_memory_envoy_refuses_before_it_asks_a_gateway(tmp_path: Path) -> None:
+    async with edge(tmp_path, None, OUT_OF_MEMORY) as http, asyncio.timeout(10):
+        while (answer := await http.get("/v1/models")).json()["error"]["code"] == "not_ready":
+            pass  # it looks at its memory once a second
+
+    check(answer, 503, "overloaded_error", "server_overloaded", LATER)
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("bounds", [FULL, OUT_OF_MEMORY], ids=["full", "out of memory"])
+async def test_envoys_own_bounds_are_no_room_to_a_gateway_that_calls_through_it(
+    tmp_path: Path, bounds: Mapping[str, int]
+) -> None:
+    async def ask(channel: grpc.aio.Channel) -> Reason:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ChatServiceStub(channel).Generate(GenerateRequest()).read()
+        return failures.from_status(caught.value, model="m").reason
+
+    async with (
+        edge(tmp_path, None, bounds) as http,
+        grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel,
+        asyncio.timeout(10),
+    ):
+        while (reason := await ask(channel)) is Reason.NOT_READY:
+            pass
+
+    assert reason is Reason.QUEUE_FULL
+
+
+async def test_metrics_are_nothing_for_clients(tmp_path: Path) -> None:
+    async with edge(tmp_path, hang_up) as http:
+        for path in ("/metrics", "/metrics?a=b", "/%6detrics", "/v1/../metrics"):
+            check(await http.get(path), 404, "invalid_request_error", "unknown_url", {})
 
 
 async def test_headers_that_are_too_large(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ async def test_a_failure_with_a_name_is_told_by_the_table(mesh: Mesh, reason: Re
         (Status(grpc.StatusCode.UNAVAILABLE, "secret connection termination"), Reason.UPSTREAM_LOST),
         (Status(grpc.StatusCode.UNAVAILABLE, "no healthy upstream, secret"), Reason.NOT_READY),
         (Status(grpc.StatusCode.UNAVAILABLE, "secret reset reason: remote connection failure"), Reason.NOT_READY),
+        (Status(grpc.StatusCode.UNAVAILABLE, "secret reset reason: overflow"), Reason.QUEUE_FULL),
         (Status(grpc.StatusCode.CANCELLED, "secret"), Reason.UPSTREAM_LOST),
         (Status(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"), Reason.UPSTREAM_LOST),
         (Status(grpc.StatusCode.NOT_FOUND, "secret"), Reason.NOT_READY),
