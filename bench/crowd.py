@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Final
 _HANG_S: Final = 120.0
 _COME_S: Final = 2.0  # until all clients are there: one machine cannot open hundreds of connections at once
 _REFUSED: Final = 503
+_TOTAL: Final = re.compile(r"total;dur=([0-9.]+)")  # milliseconds, in server-timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,25 @@ class Answer:
     whole_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A 503. Seconds: how long it took, from the client's connect on, and how long by the gateway's own account.
+
+    by_worker: whether a worker was asked.
+    """
+
+    took_s: float
+    gateway_s: float
+    by_worker: bool
+
+
 @dataclass(slots=True)
 class Tally:
-    """All that a crowd met with. rejections_s: how long each 503 took. lost: what was let in and did not end well."""
+    """All that a crowd met with. lost: what was let in and did not end well."""
 
     answers: list[Answer] = field(default_factory=list[Answer])
     waits: list[Wait] = field(default_factory=list[Wait])
-    rejections_s: list[float] = field(default_factory=list[float])
+    refusals: list[Refusal] = field(default_factory=list[Refusal])
     lost: list[str] = field(default_factory=list[str])
 
 
@@ -89,8 +103,11 @@ class Crowd:
             status = int(head.split(b" ", 2)[1])
             if status == _REFUSED:
                 await reader.read()
-                tally.rejections_s.append(time.perf_counter() - asked_s)
-                return _told_s(head)
+                headers = _headers(head)
+                timing = headers["server-timing"]
+                gateway_s = sum(float(ms) for ms in _TOTAL.findall(timing)) / 1000
+                tally.refusals.append(Refusal(time.perf_counter() - asked_s, gateway_s, "worker" in timing))
+                return int(headers["retry-after-ms"]) / 1000
             first = await reader.readuntil(b"\n\n")
             first_s = time.perf_counter() - asked_s
             text = first + await reader.read()
@@ -114,9 +131,6 @@ class Crowd:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
 
 
-def _told_s(head: bytes) -> float:
-    for line in head.lower().split(b"\r\n"):
-        name, _, value = line.partition(b": ")
-        if name == b"retry-after-ms":
-            return int(value) / 1000
-    raise ValueError("a refusal without retry-after-ms")
+def _headers(head: bytes) -> dict[str, str]:
+    lines = (line.partition(": ") for line in head.decode("latin-1").lower().split("\r\n"))
+    return {name: value for name, _, value in lines}

@@ -57,7 +57,7 @@ class Result:
             f"lost {len(tally.lost)}, {tally.lost[:3]}": bool(tally.lost),
             "few clients had to wait": len(ratios) < 2 * self.num_places,
             f"{within:.0%} waited about as told": within < 0.9,
-            "refusals are slow": percentile(tally.rejections_s, 99) > _REFUSAL_S,
+            "refusals are slow": percentile([refusal.took_s for refusal in tally.refusals], 99) > _REFUSAL_S,
             "answers are slow": percentile([answer.whole_s for answer in tally.answers], 99) > self.bound_s,
         }
         self.problems = [f"{self.name}: {problem}" for problem, holds in found.items() if holds]
@@ -76,8 +76,9 @@ class Result:
             f"{len(tally.answers)}",
             f"{len(tally.lost)}",
             f"{percentile(whole_s, 50):.2f} / {percentile(whole_s, 99):.2f} ({self.bound_s:.2f})",
-            f"{len(tally.rejections_s)}",
-            f"{percentile(tally.rejections_s, 50) * 1e3:.1f} / {percentile(tally.rejections_s, 99) * 1e3:.1f}",
+            f"{len(tally.refusals)}",
+            _milliseconds([refusal.took_s for refusal in tally.refusals]),
+            _milliseconds([refusal.gateway_s for refusal in tally.refusals]),
             f"{len(ratios)}",
             f"{percentile([wait.told_s for wait in tally.waits], 50):.1f}",
             f"{within:.1%}",
@@ -86,9 +87,14 @@ class Result:
         return f"| {' | '.join(cells)} |"
 
 
+def _milliseconds(seconds: Sequence[float]) -> str:
+    return f"{percentile(seconds, 50) * 1e3:.1f} / {percentile(seconds, 99) * 1e3:.1f}"
+
+
 _HEAD: Final = (
-    "| worker | answers | lost | whole answer p50 / p99 (bound), s | refusals | refused in p50 / p99, ms | clients who "
-    "waited | told, p50, s | within twice | waited : told p10 / p50 / p90 |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| worker | answers | lost | whole answer p50 / p99 (bound), s | refusals | refused in p50 / p99, ms | of that in "
+    "the gateway, ms | clients who waited | told, p50, s | within twice | waited : told p10 / p50 / p90 |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
