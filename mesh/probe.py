@@ -16,9 +16,9 @@ from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest, Mod
 
 from mesh.failure import MeshFailure
 from mesh.plan import Model, ModelKind, Part, Plan
-from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, Operation
+from meshkit.wire import OPERATION_PARAMETER, PING_TIMEOUT_S, REQUEST_TENSOR, Operation
 
-PING_TIMEOUT_S: Final = 2.0  # a loop that is stuck shows as soon; one whose steps take longer takes no new work well
+_HTTP_TIMEOUT_S: Final = 2.0  # longer than a ping: a gateway says itself which model does not answer
 FIRST_ANSWER_TIMEOUT_S: Final = 600.0  # a big model on a CPU
 CHANNEL_OPTIONS: Final = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 
@@ -88,7 +88,7 @@ def _ping(model: str) -> ModelInferRequest:
     )
 
 
-def get_ready(address: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
+def get_ready(address: str, timeout_s: float = _HTTP_TIMEOUT_S) -> Health:
     """GET /ready of an HTTP server. address: host:port."""
     connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
@@ -104,7 +104,7 @@ def get_ready(address: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
 
 def envoy_epoch(admin: str) -> int | None:
     """How many Envoys of this mesh ran before the one that serves now; None while it is not there. admin: host:port."""
-    connection = http.client.HTTPConnection(admin, timeout=PING_TIMEOUT_S)
+    connection = http.client.HTTPConnection(admin, timeout=_HTTP_TIMEOUT_S)
     try:
         connection.request("GET", "/server_info")
         told = json.loads(connection.getresponse().read())

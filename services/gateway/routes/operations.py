@@ -9,13 +9,12 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from meshkit.errors import MeshError, Reason
+from meshkit.wire import PING_TIMEOUT_S
 from services.gateway.deps import GatewayDep
 from services.gateway.errors import public_message
 from services.gateway.openapi import PROBED, responses
 
 router = APIRouter(tags=["operation"])
-
-_PING_TIMEOUT_S: Final = 2.0  # an engine answers between two steps; one that is stuck shows as soon
 
 
 class Status(TypedDict):
@@ -36,7 +35,7 @@ async def health() -> Status:
 @router.get("/ready", responses=_READINESS)
 async def ready(gateway: GatewayDep) -> Status:
     """Every model's engine answered a ping just now; 503 otherwise, and while draining."""
-    pings = (gateway.worker.ping(model, timeout_s=_PING_TIMEOUT_S) for model in gateway.catalog.models)
+    pings = (gateway.worker.ping(model, timeout_s=PING_TIMEOUT_S) for model in gateway.catalog.models)
     try:
         await asyncio.gather(*pings)
     except MeshError as error:
