@@ -12,6 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from meshkit.errors import MeshError, Reason
+from meshkit.garbage import keep_what_is_loaded
 from meshkit.logs import setup_logging
 from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, TRACE_PARAMETER, encode_error
 from workerkit.metrics import Kind, Metric, Row
@@ -65,9 +66,11 @@ def load(service: str, build: Callable[[], Adapter]) -> Adapter:
     """Set up the process's log and build its adapter; a failure becomes Triton's load error, in the model's words."""
     setup_logging(service)
     try:
-        return build()
+        adapter = build()
     except (ValueError, OSError) as error:
         raise pb_utils.TritonModelException(str(error)) from error
+    keep_what_is_loaded()
+    return adapter
 
 
 def response(data: bytes) -> InferenceResponse:

@@ -13,6 +13,7 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from meshkit.garbage import keep_what_is_loaded
 from meshkit.logs import setup_logging
 from meshkit.telemetry import open_tracing
 from services.gateway.app import create_app
@@ -54,6 +55,7 @@ async def serve(settings: GatewaySettings) -> None:
         grpc_face = GrpcFace(app.state.gateway)
         http = _http_server(settings, app)
         await grpc_face.start()
+        keep_what_is_loaded()
         serving = asyncio.create_task(http.serve())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
