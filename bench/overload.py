@@ -24,8 +24,8 @@ _DESCRIPTION = """
 Ten times as many clients as the model has places ask all the time, obey retry-after-ms, and are let in sooner or
 later. It passes if no request that was let in is lost, 99 of 100 refusals take less than 50 ms, 9 of 10 clients wait
 between half and twice as long as they were told first, and 99 of 100 answers take no longer than all places need.
-With the pretended worker the gateway is real and nothing computes; the real mesh runs the demo model, its worker niced
-so that it leaves the gateway and Envoy what they need.
+With the pretended worker the gateway is real and nothing computes; the real mesh runs the demo model, all parts and the
+clients on the same processors, none of them niced.
 """
 _OVER: Final = 10
 _SERVERS, _PLACES, _GAP_S = 16, 32, 0.1  # of the pretended worker: 8 tokens so far apart, 20 answers a second
@@ -128,13 +128,9 @@ def _crowd_of(mesh: PrivateMesh, **more: str) -> Crowd:
 
 @contextmanager
 def _small_mesh() -> Iterator[PrivateMesh]:
-    """Few places, and the worker niced."""
+    """Few places."""
     os.environ |= {"CHAT_MAX_RUNNING": str(_RUNNING), "CHAT_MAX_REQUESTS": str(_REQUESTS)}
     with private_mesh() as mesh:
-        for name, processes in mesh.processes().items():
-            if not name.startswith(("gateway", "envoy")):
-                for process in processes:
-                    process.nice(10)
         yield mesh
 
 
