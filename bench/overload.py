@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
+import psutil
 from rich.console import Console
 
 from bench.crowd import Answer, Crowd, Tally
@@ -19,6 +20,7 @@ from bench.figures import percentile
 from bench.gateway import capped_engine
 from bench.machine import RESULTS, read_head
 from bench.private_mesh import PrivateMesh, private_mesh
+from bench.quiet import share_of_others
 
 _DESCRIPTION = """
 Ten times as many clients as the model has places ask all the time, obey retry-after-ms, and are let in sooner or
@@ -38,12 +40,16 @@ _TEXT: Final = "Tell me about the steam engine."
 
 @dataclass(slots=True)
 class Result:
-    """One kind of worker under load for so many seconds. bound_s: places by the answers a second that came."""
+    """One kind of worker under load for so many seconds. bound_s: places by the answers a second that came.
+
+    others: share of the machine that was used by neither the mesh nor its clients.
+    """
 
     name: str
     seconds: float
     num_places: int
     tally: Tally
+    others: float
     bound_s: float = 0.0
     problems: list[str] = field(default_factory=list[str])
 
@@ -83,6 +89,7 @@ class Result:
             f"{percentile([wait.told_s for wait in tally.waits], 50):.1f}",
             f"{within:.1%}",
             f"{percentile(ratios, 10):.2f} / {percentile(ratios, 50):.2f} / {percentile(ratios, 90):.2f}",
+            f"{self.others:.0%}",
         )
         return f"| {' | '.join(cells)} |"
 
@@ -93,16 +100,16 @@ def _milliseconds(seconds: Sequence[float]) -> str:
 
 _HEAD: Final = (
     "| worker | answers | lost | whole answer p50 / p99 (bound), s | refusals | refused in p50 / p99, ms | of that in "
-    "the gateway, ms | clients who waited | told, p50, s | within twice | waited : told p10 / p50 / p90 |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|"
+    "the gateway, ms | clients who waited | told, p50, s | within twice | waited : told p10 / p50 / p90 | "
+    "used by others |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
-def overload(crowd: Crowd, name: str, seconds: float, num_places: int) -> Result:
-    """Ten clients for each place."""
+def overload(crowd: Crowd, name: str, seconds: float, num_places: int, pids: Iterable[int]) -> Result:
+    """Ten clients for each place. pids: of all that serves them."""
     began_s = time.monotonic()
-    tally = asyncio.run(crowd.ask_for(seconds, _OVER * num_places))
-    result = Result(name, time.monotonic() - began_s, num_places, tally)
+    tally, others = share_of_others(lambda: asyncio.run(crowd.ask_for(seconds, _OVER * num_places)), pids)
+    result = Result(name, time.monotonic() - began_s, num_places, tally, others)
     result.judge()
     return result
 
@@ -160,11 +167,12 @@ def main() -> int:
         with capped_engine(_GAP_S, _SERVERS, _PLACES) as port:
             body = {"messages": [{"role": "user", "content": _TEXT}]}
             crowd = Crowd("127.0.0.1", port, "/v1/chat/completions", body)
-            results.append(overload(crowd, "pretended", options.seconds, _PLACES))
+            children = [child.pid for child in psutil.Process().children(recursive=True)]
+            results.append(overload(crowd, "pretended", options.seconds, _PLACES, children))
     if options.only != "pretended":
         with _small_mesh() as mesh:
             waits = interactive_waits(mesh)
-            results.append(overload(_crowd_of(mesh), "real mesh", options.seconds, _REQUESTS))
+            results.append(overload(_crowd_of(mesh), "real mesh", options.seconds, _REQUESTS, mesh.pids()))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "overload.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     sys.stdout.write(_report(results, waits))
