@@ -23,6 +23,7 @@ class BlockPool:
         self._empty = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is warm in cache
         self._kept: OrderedDict[int, None] = OrderedDict()  # held by nobody, but remembered; oldest first
         self._num_holders = [0] * num_blocks
+        self._copies: list[tuple[int, int]] = []
 
     @property
     def num_free(self) -> int:
@@ -43,8 +44,7 @@ class BlockPool:
         assert not sequence.block_ids, "a sequence is attached before it computes"
         if self._prefixes is None or sequence.is_scoring:  # what is not computed has no logits to score
             return
-        sequence.block_ids, sequence.chain = self._prefixes.find(sequence)
-        sequence.num_computed = len(sequence.block_ids) * self.block_len
+        sequence.block_ids, sequence.chain, sequence.num_computed = self._prefixes.find(sequence)
         for block in sequence.block_ids:
             self._hold(block)
 
@@ -58,21 +58,24 @@ class BlockPool:
         """Whether the sequence can be given room of its own for its tokens up to num_tokens in all."""
         return self._num_missing(sequence, num_tokens) + self._is_tail_shared(sequence) <= self.num_free
 
-    def allocate(self, sequence: Sequence, num_tokens: int) -> tuple[int, int] | None:
+    def allocate(self, sequence: Sequence, num_tokens: int) -> None:
         """Give the sequence blocks until num_tokens tokens fit, and a block of its own for the next one to be written.
 
-        Returns (source, target) if the content of one block must be copied before the step (copy on write).
+        What that block holds already must be copied before the step; see take_copies.
         """
-        copy: tuple[int, int] | None = None
-        if self._is_tail_shared(sequence):
-            tail = sequence.num_computed // self.block_len
-            source = sequence.block_ids[tail]
-            self._num_holders[source] -= 1
-            sequence.block_ids[tail] = self._take()
-            copy = source, sequence.block_ids[tail]
+        source = self._tail(sequence)
+        if source is not None and (self._num_holders[source] > 1 or self._is_remembered(source)):
+            self._release([source])
+            target = sequence.block_ids[sequence.num_computed // self.block_len] = self._take()
+            if target != source:
+                self._copies.append((source, target))
         for _ in range(self._num_missing(sequence, num_tokens)):
             sequence.block_ids.append(self._take())
-        return copy
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """The (source, target) blocks to be copied before the next step, in this order (copy on write)."""
+        copies, self._copies = self._copies, []
+        return copies
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Let child share what parent has computed; whoever writes first into the last block gets a copy of it."""
@@ -114,10 +117,18 @@ class BlockPool:
     def _num_missing(self, sequence: Sequence, num_tokens: int) -> int:
         return max(0, self.num_blocks_of(num_tokens) - len(sequence.block_ids))
 
-    def _is_tail_shared(self, sequence: Sequence) -> bool:
-        """Whether the next token would be written into a block that others read."""
+    def _tail(self, sequence: Sequence) -> int | None:
+        """The block that the next token would be written into, if the sequence has it already."""
         tail = sequence.num_computed // self.block_len
-        return tail < len(sequence.block_ids) and self._num_holders[sequence.block_ids[tail]] > 1
+        return sequence.block_ids[tail] if tail < len(sequence.block_ids) else None
+
+    def _is_tail_shared(self, sequence: Sequence) -> bool:
+        """Whether a copy of the tail takes a block; what nobody else holds gives its own for it."""
+        tail = self._tail(sequence)
+        return tail is not None and self._num_holders[tail] > 1
+
+    def _is_remembered(self, block: int) -> bool:
+        return self._prefixes is not None and block in self._prefixes
 
     def _hold(self, block: int) -> None:
         if self._num_holders[block] == 0:
@@ -140,7 +151,7 @@ class BlockPool:
             self._num_holders[block] -= 1
             if self._num_holders[block] > 0:
                 continue
-            if self._prefixes is not None and block in self._prefixes:
+            if self._is_remembered(block):
                 self._kept[block] = None
             else:
                 self._empty.append(block)

@@ -67,7 +67,6 @@ class Scheduler:
         self._max_waiting_tokens = max_waiting_tokens
         self._num_sat_out = 0
         self._chunks: dict[Sequence, Chunk] = {}  # the step that is being planned
-        self._copies: list[tuple[int, int]] = []
 
     @property
     def has_work(self) -> bool:
@@ -99,7 +98,7 @@ class Scheduler:
 
         prompt_budget: tokens of prompts that it may compute; None leaves them all that decoding does not need.
         """
-        self._chunks, self._copies = {}, []
+        self._chunks = {}
         budget = self.max_step_tokens
         bulk_sits_out, running = self._bulk_sits_out(), self._taking_part()
         for sequence in (each for each in running if each.num_pending == 1):
@@ -114,7 +113,8 @@ class Scheduler:
         self._num_sat_out = self._num_sat_out + 1 if bulk_sits_out else 0
         self._draft(budget + prompt_budget)
         # one that was planned first may have been preempted after that
-        return Plan([c for c in self._chunks.values() if c.sequence.status is Status.RUNNING], self._copies)
+        chunks = [chunk for chunk in self._chunks.values() if chunk.sequence.status is Status.RUNNING]
+        return Plan(chunks, self._blocks.take_copies())
 
     def commit(self, plan: Plan, sampled: Mapping[Sequence, Rows[int]]) -> None:
         """Record what a step computed and append the tokens that sequences and their forks gained.
@@ -149,8 +149,7 @@ class Scheduler:
         num_tokens = min(budget, sequence.num_pending)
         if num_tokens == 0 or sequence.status is not Status.RUNNING or not self.batch.make_room(sequence, num_tokens):
             return 0
-        copy = self._blocks.allocate(sequence, sequence.num_computed + num_tokens)
-        self._copies += [copy] if copy else []
+        self._blocks.allocate(sequence, sequence.num_computed + num_tokens)
         self._chunks[sequence] = Chunk(sequence, num_tokens)
         return num_tokens
 

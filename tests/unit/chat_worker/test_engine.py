@@ -98,12 +98,24 @@ def test_the_prompt_of_a_second_request_is_found_in_the_cache() -> None:
     assert (engine.blocks.num_queried, engine.blocks.num_hit) == (27, 12)
 
 
-def test_at_least_the_last_token_of_a_cached_prompt_is_computed() -> None:
+def test_of_a_cached_prompt_only_the_last_token_is_computed() -> None:
     engine = SteppedEngine()
     for number in range(2):
         engine.add(number, Job(b"01234567", max_tokens=1))
         engine.finish()
-    assert engine.runner.steps == [[(0, 8)], [(1, 4)]]
+    assert engine.runner.steps == [[(0, 8)], [(1, 1)]]
+
+
+@pytest.mark.parametrize("num_blocks", [4, 5, 20])
+def test_a_cached_block_that_only_begins_alike_is_copied_as_far_and_kept_if_there_is_room(num_blocks: int) -> None:
+    engine = SteppedEngine(num_blocks=num_blocks)
+    jobs = [Job(prompt, max_tokens=2) for prompt in (b"0123456789abc", b"0123456789XYZ", b"0123456789abc")]
+    for number, job in enumerate(jobs):
+        engine.add(number, job)
+        engine.finish()
+        assert engine.sink.tokens(RequestId(number)) == expected_tokens(job)
+    finishes = [engine.sink.pieces[RequestId(number)][-1].finish for number in range(3)]
+    assert [finish and finish.cached_tokens for finish in finishes] == [0, 10, 10 if num_blocks == 4 else 12]
 
 
 def test_an_answer_is_found_in_the_cache_when_the_conversation_goes_on() -> None:
