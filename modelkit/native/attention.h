@@ -14,13 +14,20 @@ struct Tile {
     int64_t sequence, token, count;
 };
 
-inline void merge(Partial& into, const Partial& from, int64_t head_dim) {
-    float top = std::max(into.highest, from.highest);
-    F kept = exp(all(into.highest - top)), added = exp(all(from.highest - top));
-    into.total = into.total * first(kept) + from.total * first(added);
-    into.highest = top;
-    for (int64_t d = 0; d < head_dim; d += LANES)
-        store(into.mix + d, fma(load(from.mix + d), added, mul(load(into.mix + d), kept)));
+// Takes one more span into what rows of neighbouring queries have of theirs.
+inline void merge(Partial* into, const Partial* from, int64_t rows, int64_t head_dim) {
+    float kept[MAX_ROWS] = {}, added[MAX_ROWS] = {};
+    for (int64_t row = 0; row < rows; row++) {
+        float top = std::max(into[row].highest, from[row].highest);
+        kept[row] = into[row].highest - top, added[row] = from[row].highest - top;
+        into[row].highest = top;
+    }
+    for (int64_t row = 0; row < rows; row += LANES) store(kept + row, exp(load(kept + row))), store(added + row, exp(load(added + row)));
+    for (int64_t row = 0; row < rows; row++) {
+        into[row].total = into[row].total * kept[row] + from[row].total * added[row];
+        for (int64_t d = 0; d < head_dim; d += LANES)
+            store(into[row].mix + d, fma(load(from[row].mix + d), all(added[row]), mul(load(into[row].mix + d), all(kept[row]))));
+    }
 }
 
 class Attention {
@@ -120,8 +127,8 @@ private:
         std::fill(merged.begin(), merged.begin() + rows * depth, 0.0f);
         for (int64_t s = 0; s < num_spans(tile); s++) {
             compute_span<Kind>(layer, tile, head, s, prepared, scores.data(), span);
-            for (int64_t row = 0; row < rows; row++)
-                if (step_.positions[tile.token + row / group_] >= s * SPAN) merge(whole[row], span[row], depth);
+            int64_t before = std::max<int64_t>(0, s * SPAN - step_.positions[tile.token]) * group_;  // rows that end before the span
+            merge(whole + before, span + before, rows - before, depth);
         }
         for (int64_t row = 0; row < rows; row++)
             finish(whole[row], q + (tile.token + row / group_) * stride + (head * group_ + row % group_) * depth);
@@ -146,14 +153,17 @@ private:
 
     void finish_alone(float* q, int64_t stride, int64_t index) {
         int64_t depth = model_.head_dim;
-        for (int64_t head = 0; head < model_.num_kv_heads; head++)
-            for (int64_t row = 0; row < group_; row++) {
-                float* out = q + tiles_[index].token * stride + (head * group_ + row) * depth;
-                Partial whole{-std::numeric_limits<float>::infinity(), 0, out};
-                std::fill(out, out + depth, 0.0f);
-                for (int64_t unit = first_span_[index]; unit < first_span_[index + 1]; unit++) merge(whole, partial(unit, head, row), depth);
-                finish(whole, out);
+        for (int64_t head = 0; head < model_.num_kv_heads; head++) {
+            Partial whole[MAX_ROWS], span[MAX_ROWS];
+            float* out = q + tiles_[index].token * stride + head * group_ * depth;
+            std::fill(out, out + group_ * depth, 0.0f);
+            for (int64_t row = 0; row < group_; row++) whole[row] = {-std::numeric_limits<float>::infinity(), 0, out + row * depth};
+            for (int64_t unit = first_span_[index]; unit < first_span_[index + 1]; unit++) {
+                for (int64_t row = 0; row < group_; row++) span[row] = partial(unit, head, row);
+                merge(whole, span, group_, depth);
             }
+            for (int64_t row = 0; row < group_; row++) finish(whole[row], whole[row].mix);
+        }
     }
 
     void finish(const Partial& whole, float* out) const {

@@ -7,7 +7,7 @@
 namespace {
 
 [[maybe_unused]] constexpr int64_t FEW_ROWS = 8;  // up to here vectors are faster than the matrix unit
-constexpr int64_t NEAR_ROWS = 64;   // whose gate and up stay in a core's cache until they meet
+constexpr int64_t NEAR_ROWS = 96;   // whose gate and up stay in a core's cache until they meet
 
 // Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
 inline void multiply(const Linear& w, const Activations& a, Rows rows, int64_t first, int64_t last, const Output& out) {
@@ -171,7 +171,7 @@ private:
         for (int64_t first = 0; first < s_.inner.portion(); first += UNIT, both += 2 * UNIT)
             for (int i = 0; i < UNIT; i += LANES) {
                 F x = load(both + i);
-                store(portion + first + i, mul(div(x, add(all(1), exp(sub(zero(), x)))), load(both + UNIT + i)));
+                store(portion + first + i, mul(fast_div(x, add(all(1), exp(sub(zero(), x)))), load(both + UNIT + i)));
             }
         s_.inner.put(t, column, portion);
     }

@@ -37,6 +37,7 @@ inline uint16_t float_to_half(float value) {  // rounds to nearest, ties to even
 }
 
 // F: LANES floats; swap<N> exchanges those that lie N apart. I: as many int32. W: 4 * LANES weight bytes, made ready once for many dot products.
+// fast_div is a quotient within 2 units in the last place.
 // dot8 and dot4 add the products of each lane's four weights with the same four activations; a sum that starts with
 // begin8(sum of the block's activations) ends, by end8, in the exact integer, whatever trick lies between.
 #if defined(__AVX512VNNI__)
@@ -52,6 +53,10 @@ inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F fast_div(F a, F b) {
+    F inverse = _mm512_rcp14_ps(b);
+    return _mm512_mul_ps(a, _mm512_mul_ps(inverse, _mm512_fnmadd_ps(b, inverse, _mm512_set1_ps(2))));
+}
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
@@ -100,6 +105,7 @@ inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+inline F fast_div(F a, F b) { return div(a, b); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
@@ -168,6 +174,7 @@ inline F add(F a, F b) { return each([&](int i) { return a.x[i] + b.x[i]; }); }
 inline F sub(F a, F b) { return each([&](int i) { return a.x[i] - b.x[i]; }); }
 inline F mul(F a, F b) { return each([&](int i) { return a.x[i] * b.x[i]; }); }
 inline F div(F a, F b) { return each([&](int i) { return a.x[i] / b.x[i]; }); }
+inline F fast_div(F a, F b) { return div(a, b); }
 inline F fma(F a, F b, F c) { return each([&](int i) { return a.x[i] * b.x[i] + c.x[i]; }); }
 inline F max(F a, F b) { return each([&](int i) { return a.x[i] > b.x[i] ? a.x[i] : b.x[i]; }); }
 inline F min(F a, F b) { return each([&](int i) { return a.x[i] < b.x[i] ? a.x[i] : b.x[i]; }); }
