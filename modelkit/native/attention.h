@@ -9,9 +9,17 @@
 
 namespace {
 
-// Tokens [token, token + count) of the step, neighbours in one sequence.
+// Tokens [token, token + count) of the step, neighbours in one sequence. A token alone has its spans computed side by
+// side, the first of them as item first_item.
 struct Tile {
-    int64_t sequence, token, count;
+    int64_t sequence, token, count, first_item;
+};
+
+// What one thread computes at a time: one kv head of a tile, and of a token alone one span. is_first: of the items
+// that read the same keys and values.
+struct Item {
+    int64_t tile, head, span;
+    bool is_first;
 };
 
 // Takes one more span into what rows of neighbouring queries have of theirs.
@@ -34,19 +42,10 @@ class Attention {
 public:
     Attention(const Model& model, const Cache& cache, const Step& step) : model_(model), cache_(cache), step_(step) {
         group_ = model.num_heads / model.num_kv_heads;
-        int64_t most = std::max<int64_t>(1, MAX_ROWS / group_), token = 0;
-        first_span_.push_back(0);
-        for (int64_t s = 0; s < step.num_sequences; s++) {
-            int64_t tile_size = step.num_new[s] == 1 ? 1 : most;
-            for (int64_t end = token + step.num_new[s]; token < end;) {
-                Tile tile{s, token, std::min(tile_size, end - token)};
-                token += tile.count;
-                // a token alone has its spans computed side by side, a tile one after the other
-                first_span_.push_back(first_span_.back() + (tile.count == 1 ? num_spans(tile) : 1));
-                tiles_.push_back(tile);
-            }
-        }
-        partials_.resize(static_cast<size_t>(first_span_.back() * group_ * model.num_kv_heads * (model.head_dim + 2)));
+        int64_t token = 0;
+        for (int64_t s = 0; s < step.num_sequences; token += step.num_new[s], s++)
+            step.num_new[s] == 1 ? take_alone(s, token) : take_many(s, token);
+        partials_.resize(items_.size() * group_ * (model.head_dim + 2));
     }
 
     // k and v of every token into the cache; tokens [begin, end).
@@ -57,23 +56,37 @@ public:
 
     // q (tokens, stride) becomes the mix of values, but for tokens that finish() ends; every thread calls it.
     void run(Pool& pool, int64_t layer, float* q, int64_t stride) {
-        pool.each(first_span_.back() * model_.num_kv_heads, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; item++) {
-                int64_t unit = item / model_.num_kv_heads, head = item % model_.num_kv_heads;
-                int64_t tile = std::upper_bound(first_span_.begin(), first_span_.end(), unit) - first_span_.begin() - 1;
-                if (cache_.is_half) work<Half>(layer, q, stride, tile, unit, head);
-                else work<Full>(layer, q, stride, tile, unit, head);
+        pool.each(items_.size(), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                if (cache_.is_half) work<Half>(layer, q, stride, i);
+                else work<Full>(layer, q, stride, i);
             }
         });
     }
 
     // After run: merges the spans of tokens [begin, end) that came alone.
     void finish(float* q, int64_t stride, int64_t begin, int64_t end) {
-        for (size_t tile = 0; tile < tiles_.size(); tile++)
-            if (tiles_[tile].count == 1 && tiles_[tile].token >= begin && tiles_[tile].token < end) finish_alone(q, stride, tile);
+        for (const Tile& tile : tiles_)
+            if (tile.first_item >= 0 && tile.token >= begin && tile.token < end) finish_alone(q, stride, tile);
     }
 
 private:
+    void take_alone(int64_t sequence, int64_t token) {
+        tiles_.push_back({sequence, token, 1, static_cast<int64_t>(items_.size())});
+        for (int64_t span = 0; span < num_spans(tiles_.back()); span++)
+            for (int64_t head = 0; head < model_.num_kv_heads; head++) items_.push_back({last_tile(), head, span, true});
+    }
+
+    // Head by head: what a thread has read of one is near when its next tile comes.
+    void take_many(int64_t sequence, int64_t token) {
+        int64_t most = std::max<int64_t>(1, MAX_ROWS / group_), first = tiles_.size(), end = token + step_.num_new[sequence];
+        for (; token < end; token += most) tiles_.push_back({sequence, token, std::min(most, end - token), -1});
+        for (int64_t head = 0; head < model_.num_kv_heads; head++)
+            for (int64_t tile = first; tile <= last_tile(); tile++) items_.push_back({tile, head, 0, tile == first});
+    }
+
+    int64_t last_tile() const { return static_cast<int64_t>(tiles_.size()) - 1; }
+
     int64_t num_spans(const Tile& tile) const { return step_.positions[tile.token + tile.count - 1] / SPAN + 1; }
 
     Block block_at(int64_t layer, int64_t sequence, int64_t position, int64_t head) const {
@@ -93,18 +106,17 @@ private:
                 }
     }
 
-    Partial partial(int64_t unit, int64_t kv_head, int64_t row) {
-        int64_t at = (unit * model_.num_kv_heads + kv_head) * group_ + row;
-        float* p = &partials_[static_cast<size_t>(at * (model_.head_dim + 2))];
+    Partial partial(int64_t item, int64_t row) {
+        float* p = &partials_[static_cast<size_t>((item * group_ + row) * (model_.head_dim + 2))];
         return {p[0], p[1], p + 2};
     }
 
-    // One kv head of a tile: all spans for several tokens, one span for a token alone.
     template <class Kind>
-    void work(int64_t layer, float* q, int64_t stride, int64_t index, int64_t unit, int64_t head) {
+    void work(int64_t layer, float* q, int64_t stride, int64_t number) {
         thread_local Lines<float> queries, mixes, scores, merged;
-        const Tile& tile = tiles_[index];
-        int64_t rows = tile.count * group_, depth = model_.head_dim;
+        const Item& item = items_[number];
+        const Tile& tile = tiles_[item.tile];
+        int64_t rows = tile.count * group_, depth = model_.head_dim, head = item.head;
         for (auto* rows_of : {&queries, &mixes, &merged}) Activations::grow(*rows_of, MAX_ROWS * depth);
         Activations::grow(scores, MAX_ROWS * SPAN);
         for (int64_t row = 0; row < rows; row++)
@@ -115,10 +127,10 @@ private:
             whole[row] = {-std::numeric_limits<float>::infinity(), 0, &merged[row * depth]};
         }
         auto prepared = Kind::prepare(queries.data(), rows, depth);
-        if (tile.count == 1) {
-            compute_span<Kind>(layer, tile, head, unit - first_span_[index], prepared, scores.data(), span);
+        if (tile.first_item >= 0) {
+            compute_span<Kind>(layer, item, item.span, prepared, scores.data(), span);
             for (int64_t row = 0; row < rows; row++) {
-                float* p = partial(unit, head, row).mix - 2;
+                float* p = partial(number, row).mix - 2;
                 p[0] = span[row].highest, p[1] = span[row].total;
                 std::memcpy(p + 2, span[row].mix, depth * sizeof(float));
             }
@@ -126,7 +138,7 @@ private:
         }
         std::fill(merged.begin(), merged.begin() + rows * depth, 0.0f);
         for (int64_t s = 0; s < num_spans(tile); s++) {
-            compute_span<Kind>(layer, tile, head, s, prepared, scores.data(), span);
+            compute_span<Kind>(layer, item, s, prepared, scores.data(), span);
             int64_t before = std::max<int64_t>(0, s * SPAN - step_.positions[tile.token]) * group_;  // rows that end before the span
             merge(whole + before, span + before, rows - before, depth);
         }
@@ -136,12 +148,18 @@ private:
 
     // Scores, softmax and mix of the tile's rows over the tokens of one span that each may see.
     template <class Kind>
-    void compute_span(int64_t layer, const Tile& tile, int64_t head, int64_t s, typename Kind::Queries queries, float* scores, Partial* out) {
+    void compute_span(int64_t layer, const Item& item, int64_t s, typename Kind::Queries queries, float* scores, Partial* out) {
+        const Tile& tile = tiles_[item.tile];
         int64_t rows = tile.count * group_, length = cache_.block_len;
         int64_t first = s * SPAN, last = std::min<int64_t>(first + SPAN, step_.positions[tile.token + tile.count - 1] + 1);
         Block blocks[SPAN / 32];
+        for (int64_t t = first; t < last; t += length) blocks[(t - first) / length] = block_at(layer, tile.sequence, t, item.head);
         for (int64_t t = first; t < last; t += length) {
-            Block& block = blocks[(t - first) / length] = block_at(layer, tile.sequence, t, head);
+            const Block& block = blocks[(t - first) / length];
+            if (item.is_first) {
+                fetch(block.values);
+                if (t + length < last) fetch((&block)[1].keys);
+            }
             Kind::score(block, queries, rows, scores + t - first);
         }
         for (int64_t row = 0; row < rows; row++) {
@@ -151,15 +169,21 @@ private:
         Kind::mix(blocks, scores, rows, last - first, out[0].mix);
     }
 
-    void finish_alone(float* q, int64_t stride, int64_t index) {
+    // Blocks lie anywhere: the processor does not see the next one coming.
+    void fetch(const void* block) const {
+        int64_t bytes = cache_.block_len * model_.head_dim * (cache_.is_half ? 2 : 4);
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(block) + i, 0, 2);
+    }
+
+    void finish_alone(float* q, int64_t stride, const Tile& tile) {
         int64_t depth = model_.head_dim;
         for (int64_t head = 0; head < model_.num_kv_heads; head++) {
             Partial whole[MAX_ROWS], span[MAX_ROWS];
-            float* out = q + tiles_[index].token * stride + head * group_ * depth;
+            float* out = q + tile.token * stride + head * group_ * depth;
             std::fill(out, out + group_ * depth, 0.0f);
             for (int64_t row = 0; row < group_; row++) whole[row] = {-std::numeric_limits<float>::infinity(), 0, out + row * depth};
-            for (int64_t unit = first_span_[index]; unit < first_span_[index + 1]; unit++) {
-                for (int64_t row = 0; row < group_; row++) span[row] = partial(unit, head, row);
+            for (int64_t s = 0; s < num_spans(tile); s++) {
+                for (int64_t row = 0; row < group_; row++) span[row] = partial(tile.first_item + s * model_.num_kv_heads + head, row);
                 merge(whole, span, group_, depth);
             }
             for (int64_t row = 0; row < group_; row++) finish(whole[row], whole[row].mix);
@@ -175,7 +199,7 @@ private:
     const Step& step_;
     int64_t group_;
     std::vector<Tile> tiles_;
-    std::vector<int64_t> first_span_;  // a tile's first unit of work, and one more at the end
+    std::vector<Item> items_;
     Lines<float> partials_;
 };
 
