@@ -64,11 +64,17 @@ inline void store_sums(void* out, int64_t row_bytes, int64_t next_panel, int64_t
     if constexpr (R == 2 && P == 2) _tile_stored(3, at + next_rows + next_panel, row_bytes);
 }
 
+// Lines of every tile of the panels that come next, to be fetched meanwhile.
+struct Ahead {
+    const int8_t* data;
+    int lines;
+};
+
 // R tiles of 16 rows times P panels, the same sums as dot_blocks, into out; STEPS: tiles of a block's columns. data:
 // int8 weights; INT4: unpacked, each block filled up to 64 columns with zeros. The integers pass through memory: vectors
 // scale those of a block while the matrix unit is at the next one.
 template <Format FORMAT, int R, int P, int STEPS>
-void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, float (*out)[TILE][PANEL]) {
+void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel, const int8_t* data, float (*out)[TILE][PANEL], Ahead ahead) {
     constexpr int TILE_BYTES = UNIT * PANEL;
     alignas(64) int32_t whole[2][R * P][TILE][PANEL];
     const int64_t panel_bytes = a.blocks * STEPS * TILE_BYTES, rows_bytes = TILE * a.columns, scale_rows = TILE * a.blocks;
@@ -85,6 +91,8 @@ void dot_tiles(const Linear& w, const Activations& a, int64_t row, int64_t panel
 #pragma GCC unroll 4
         for (int step = 0; step < STEPS; step++) {
             int64_t n = b * STEPS + step;
+            for (int i = 0; b < a.blocks && i < P * ahead.lines; i++)
+                _mm_prefetch(ahead.data + i % P * panel_bytes + n * TILE_BYTES + i / P * UNIT, _MM_HINT_T1);
             if (b < a.blocks) add_bytes<R, P>(left + (FORMAT == INT4 ? n / 2 : n) * TILE_BYTES, rows_bytes, data + n * TILE_BYTES, panel_bytes);
             if (b == 0) continue;
 #pragma GCC unroll 16
@@ -117,15 +125,15 @@ inline void unpack_panel(const uint8_t* packed, int64_t columns, int8_t* out) {
 }
 
 template <Format FORMAT, int R, int P>
-void tiles_of(const Linear& w, const Activations& a, Rows rows, int64_t row, int64_t panel, const int8_t* data, const Output& out, int64_t column) {
+void tiles_of(const Linear& w, const Activations& a, Rows rows, int64_t row, int64_t panel, const int8_t* data, const Output& out, int64_t column, Ahead ahead) {
     alignas(64) float sums[R * P][TILE][PANEL];
     for (int i = 0; i < R * P; i++)
         for (int m = 0; m < TILE; m++) store(sums[i][m], w.bias ? load(w.bias + (panel + i % P) * PANEL) : zero());
     switch (a.block / UNIT) {
-        case 2: dot_tiles<FORMAT, R, P, 2>(w, a, row, panel, data, sums); break;
-        case 3: dot_tiles<FORMAT, R, P, 3>(w, a, row, panel, data, sums); break;
-        case 4: dot_tiles<FORMAT, R, P, 4>(w, a, row, panel, data, sums); break;
-        default: dot_tiles<FORMAT, R, P, 1>(w, a, row, panel, data, sums);
+        case 2: dot_tiles<FORMAT, R, P, 2>(w, a, row, panel, data, sums, ahead); break;
+        case 3: dot_tiles<FORMAT, R, P, 3>(w, a, row, panel, data, sums, ahead); break;
+        case 4: dot_tiles<FORMAT, R, P, 4>(w, a, row, panel, data, sums, ahead); break;
+        default: dot_tiles<FORMAT, R, P, 1>(w, a, row, panel, data, sums, ahead);
     }
     for (int64_t m = 0; m < std::min<int64_t>(R * TILE, rows.end - row); m++)
         for (int p = 0; p < P; p++) {
@@ -139,6 +147,7 @@ void tiles_of(const Linear& w, const Activations& a, Rows rows, int64_t row, int
 template <Format FORMAT>
 void multiply_tiles(const Linear& w, const Activations& a, Rows rows, int64_t first, int64_t last, const Output& out) {
     thread_local Lines<int8_t> unpacked;
+    const int64_t row_blocks = (rows.end - rows.begin + 2 * TILE - 1) / (2 * TILE);
     for (int64_t panel = first; panel < last; panel += 2) {
         int count = panel + 2 <= last ? 2 : 1;
         const int8_t* data = static_cast<const int8_t*>(w.data) + panel * w.columns * PANEL;
@@ -148,13 +157,16 @@ void multiply_tiles(const Linear& w, const Activations& a, Rows rows, int64_t fi
                 unpack_panel(static_cast<const uint8_t*>(w.data) + (panel + p) * w.columns * PANEL / 2, w.columns, &unpacked[p * 2 * w.columns * PANEL]);
             data = unpacked.data();
         }
-        for (int64_t row = rows.begin; row < rows.end; row += 2 * TILE) {
+        // the next panels come from memory while few rows are computed with these; for later rows they are near already
+        bool fetches = FORMAT == INT8 && rows.begin == 0 && row_blocks <= 4 && panel + 4 <= last;
+        Ahead ahead{data + 2 * w.columns * PANEL, fetches ? static_cast<int>((TILE + row_blocks - 1) / row_blocks) : 0};
+        for (int64_t row = rows.begin; row < rows.end; row += 2 * TILE, ahead.data += ahead.lines * UNIT) {
             bool both = rows.end - row > TILE;
             int64_t column = (panel - first) * PANEL;
-            if (both && count == 2) tiles_of<FORMAT, 2, 2>(w, a, rows, row, panel, data, out, column);
-            else if (both) tiles_of<FORMAT, 2, 1>(w, a, rows, row, panel, data, out, column);
-            else if (count == 2) tiles_of<FORMAT, 1, 2>(w, a, rows, row, panel, data, out, column);
-            else tiles_of<FORMAT, 1, 1>(w, a, rows, row, panel, data, out, column);
+            if (both && count == 2) tiles_of<FORMAT, 2, 2>(w, a, rows, row, panel, data, out, column, ahead);
+            else if (both) tiles_of<FORMAT, 2, 1>(w, a, rows, row, panel, data, out, column, ahead);
+            else if (count == 2) tiles_of<FORMAT, 1, 2>(w, a, rows, row, panel, data, out, column, ahead);
+            else tiles_of<FORMAT, 1, 1>(w, a, rows, row, panel, data, out, column, ahead);
         }
     }
 }

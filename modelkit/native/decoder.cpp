@@ -7,7 +7,7 @@
 namespace {
 
 [[maybe_unused]] constexpr int64_t FEW_ROWS = 8;  // up to here vectors are faster than the matrix unit
-constexpr int64_t NEAR_ROWS = 96;   // whose gate and up stay in a core's cache until they meet
+constexpr int64_t NEAR_ROWS = 64;   // whose gate and up, and those of a rest, stay in a core's cache until they meet
 
 // Rows of activations times panels [first, last) of the weights; out begins at the first panel's column.
 inline void multiply(const Linear& w, const Activations& a, Rows rows, int64_t first, int64_t last, const Output& out) {
@@ -37,6 +37,7 @@ public:
         const Layer& layer = model.layers[0];
         width_ = layer.qkv.columns;
         heads_width_ = layer.qkv.rows;
+        token_grain_ = std::clamp<int64_t>(step.num_tokens / 4, 1, 8);
         Activations::grow(s_.hidden, step.num_tokens * width_);
         Activations::grow(s_.heads, step.num_tokens * heads_width_);
         Activations::grow(s_.cosines, step.num_tokens * model.head_dim / 2);
@@ -108,7 +109,7 @@ private:
     }
 
     void norm_all(const float* weight) {
-        pool_.each(step_.num_tokens, 1, [=, this](int64_t begin, int64_t end) {
+        pool_.each(step_.num_tokens, token_grain_, [=, this](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) norm(&s_.hidden[t * width_], weight, s_.normed, t);
         });
     }
@@ -120,12 +121,12 @@ private:
             multiply(layer.qkv, s_.normed, {0, step_.num_tokens}, begin, end, {&s_.heads[begin * PANEL], heads_width_, false});
         });
         int64_t q_width = model_.num_heads * model_.head_dim, kv_width = model_.num_kv_heads * model_.head_dim;
-        pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
+        pool_.each(step_.num_tokens, token_grain_, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) turn(t);
             attention_.keep(index, &s_.heads[q_width], &s_.heads[q_width + kv_width], heads_width_, begin, end);
         });
         attention_.run(pool_, index, s_.heads.data(), heads_width_);
-        pool_.each(step_.num_tokens, 1, [&](int64_t begin, int64_t end) {
+        pool_.each(step_.num_tokens, token_grain_, [&](int64_t begin, int64_t end) {
             attention_.finish(s_.heads.data(), heads_width_, begin, end);
             for (int64_t t = begin; t < end; t++)
                 for (int64_t i = 0; i < layer.o.columns; i += s_.mixed.portion()) s_.mixed.put(t, i, &s_.heads[t * heads_width_ + i]);
@@ -152,13 +153,13 @@ private:
     void feed(const Layer& layer) {
         norm_all(layer.post_norm);
         int64_t portion = s_.inner.portion(), panels = 2 * portion / PANEL;
-        int64_t row_blocks = (step_.num_tokens + NEAR_ROWS - 1) / NEAR_ROWS;
+        int64_t row_blocks = std::max<int64_t>(1, step_.num_tokens / NEAR_ROWS);
         pool_.each(layer.gate_up.rows / (2 * portion) * row_blocks, 1, [&](int64_t begin, int64_t end) {
             thread_local Lines<float> both;
-            Activations::grow(both, NEAR_ROWS * 2 * MOST_BLOCK);
+            Activations::grow(both, 2 * NEAR_ROWS * 2 * MOST_BLOCK);
             for (int64_t item = begin; item < end; item++) {
-                int64_t b = item / row_blocks, first = item % row_blocks * NEAR_ROWS;
-                Rows rows{first, std::min(step_.num_tokens, first + NEAR_ROWS)};
+                int64_t b = item / row_blocks, row_block = item % row_blocks;
+                Rows rows{row_block * NEAR_ROWS, row_block + 1 < row_blocks ? (row_block + 1) * NEAR_ROWS : step_.num_tokens};
                 multiply(layer.gate_up, s_.normed, rows, panels * b, panels * (b + 1), {both.data(), 2 * portion, false});
                 for (int64_t t = rows.begin; t < rows.end; t++) gate(&both[(t - rows.begin) * 2 * portion], t, b * portion);
             }
@@ -189,6 +190,7 @@ private:
     Attention attention_;
     Pool& pool_;
     int64_t width_, heads_width_;
+    int64_t token_grain_;  // tokens one thread takes together: neighbours' scales, keys and values share cache lines
 };
 
 Scratch scratch;
