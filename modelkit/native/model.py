@@ -153,8 +153,8 @@ class NativeDecoder:
 
     def copy_block(self, source: int, target: int) -> None:
         """See PagedModel."""
-        self.keys[:, target] = self.keys[:, source]
-        self.values[:, target] = self.values[:, source]
+        for pool in (self.keys.numpy(), self.values.numpy()):  # torch would wake threads of its own for this
+            pool[:, target] = pool[:, source]
 
 
 def kv_dtype(form: Format) -> torch.dtype:

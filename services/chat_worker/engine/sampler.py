@@ -37,9 +37,8 @@ class Sampled:
 def sample(logits: Tensor, rows: Rows[Row]) -> list[Sampled | MeshError]:
     """Choose one token per row, or say why that row has none. logits: (rows, vocab) fp32."""
     shaped = shape(logits, rows)
-    best, greedy = shaped.max(dim=-1)
-    failures = [_failure(row, float(value)) for row, value in zip(rows, best, strict=True)]
-    token_ids = [int(token) for token in greedy]
+    token_ids = _best(shaped)
+    failures = [_failure(row, float(shaped[number, token_ids[number]])) for number, row in enumerate(rows)]
     sound = [number for number, failure in enumerate(failures) if failure is None]
     random = [number for number in sound if rows[number].sampling.temperature > 0]
     if random:
@@ -82,6 +81,12 @@ def _score(logits: Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[Sam
         Sampled(token_id, TokenScore(token_id, float(logprob)), top[:count])
         for token_id, logprob, top, count in zip(token_ids, own, tops, num_top, strict=True)
     ]
+
+
+def _best(logits: Tensor) -> list[int]:
+    """The first of each row's highest tokens; of a row that holds NaN, the first of those."""
+    # numpy, since torch shares several rows among threads of its own, who take longer to wake than the search
+    return cast("list[int]", logits.numpy().argmax(axis=-1).tolist())
 
 
 def _failure(row: Row, best: float) -> MeshError | None:
