@@ -1,14 +1,29 @@
-"""Decides the names and ports of a mesh in Kubernetes, and writes Envoy's configuration for it beside the manifests."""
+"""Decides the names and ports of a mesh in Kubernetes, and writes what k8s/ takes from sources of the local mesh."""
 
+import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from mesh.envoy import NamedMesh, render_named
+from mesh.envoy import Collector, NamedMesh, render_named
 
-MANIFESTS: Final = Path(__file__).resolve().parent.parent / "k8s"
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_SERIES: Final = re.compile(r"\b(up|(?:mesh_|vllm:)\w+)(\{)?")
+_OF_THE_MESH: Final = 'app_kubernetes_io_part_of="zhinao-mesh"'  # a label of ours, which the ServiceMonitors add
+_RULES: Final = """\
+# The rules of deploy/monitoring/alerts.yaml, for the series of this mesh alone; written by `python -m mesh.kubernetes`.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata: { name: zhinao-mesh }
+spec:
+"""
+
+MANIFESTS: Final = _ROOT / "k8s"
+ALERTS: Final = _ROOT / "deploy" / "monitoring" / "alerts.yaml"
+COLLECTOR: Final = "http://opentelemetry-collector.tracing:4318"  # the component tracing tells it to the other parts
 MESH: Final = NamedMesh(
     edge_port=8360,
     internal_port=8361,
@@ -20,18 +35,39 @@ MESH: Final = NamedMesh(
     worker_port=8001,  # Triton's own
     models=MappingProxyType({"zhinao-chat": "chat", "zhinao-embed": "embed", "zhinao-rerank": "rerank"}),
 )
-ENVOY_FILES: Final[Mapping[str, NamedMesh]] = MappingProxyType(
+_TLS: Final = replace(MESH, tls="/etc/envoy/certificate.yaml")
+ENVOY_FILES: Final[Mapping[str, NamedMesh]] = MappingProxyType(  # which one Envoy reads, components decide
     {
-        "base/envoy/envoy.yaml": MESH,
-        "components/tls/envoy.yaml": replace(MESH, tls="/etc/envoy/certificate.yaml"),
+        "envoy.yaml": MESH,
+        "envoy-tls.yaml": _TLS,
+        "envoy-traced.yaml": replace(MESH, collector=Collector.at(COLLECTOR)),
+        "envoy-tls-traced.yaml": replace(_TLS, collector=Collector.at(COLLECTOR)),
     }
 )
 
 
+def files() -> dict[Path, str]:
+    """What is written beside the manifests, by path; a test says whether what lies there is this."""
+    written = {MANIFESTS / "base" / "envoy" / name: render_named(mesh) for name, mesh in ENVOY_FILES.items()}
+    return {**written, MANIFESTS / "components" / "monitoring" / "prometheus-rule.yaml": prometheus_rule()}
+
+
+def prometheus_rule() -> str:
+    """The alert rules as an object of the Prometheus operator, whose Prometheus may watch more than this mesh."""
+    lines = [line for line in ALERTS.read_text().splitlines(keepends=True) if not line.startswith("#")]
+    narrowed = [_SERIES.sub(_narrow, line) if line.lstrip().startswith("expr:") else line for line in lines]
+    return _RULES + textwrap.indent("".join(narrowed), "  ")
+
+
+def _narrow(series: re.Match[str]) -> str:
+    name, has_labels = series.groups()
+    return f"{name}{{{_OF_THE_MESH}{',' if has_labels else '}'}"
+
+
 def main() -> None:
-    """Write the files anew; a test says whether they are what this writes."""
-    for name, mesh in ENVOY_FILES.items():
-        (MANIFESTS / name).write_text(render_named(mesh))
+    """Write the files anew."""
+    for path, text in files().items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
+async def keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A gateway that reads a request and nothing more, until the other side has had enough."""
+    await reader.read()
+    writer.close()
+
+
 async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Something on the gateway's port that speaks no HTTP."""
     await reader.readuntil(b"\r\n\r\n")
@@ -126,6 +132,14 @@ async def test_metrics_are_nothing_for_clients(tmp_path: Path) -> None:
     async with edge(tmp_path, hang_up) as http:
         for path in ("/metrics", "/metrics?a=b", "/%6detrics", "/v1/../metrics"):
             check(await http.get(path), 404, "invalid_request_error", "unknown_url", {})
+
+
+async def test_a_gateway_that_says_nothing(tmp_path: Path) -> None:
+    async with edge(tmp_path, keep_silent, {"stream_idle_timeout": 1}) as http:
+        answer = await http.post("/v1/chat/completions", json={})
+
+    check(answer, 504, "timeout", "deadline_exceeded", {})
+    assert answer.headers["x-request-id"]
 
 
 async def test_headers_that_are_too_large(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Every kind of failure, as a client of the gateway reads it, and as one behind Envoy does: the same."""
+"""Every kind of failure, as a client of the gateway reads it, and as one behind an Envoy does: the same."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from mesh.kubernetes import MESH
 from meshkit.errors import MeshError, Reason
 from meshkit.wire import encode_error
 from services.gateway.tenancy.keys import Limits
@@ -21,8 +22,9 @@ from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.tenancy.windows import Windows
 from tests.contract.gateway.conftest import Mesh, running_mesh
 from tests.contract.gateway.refusals import CHAT, chat
+from tests.fakes.dns import Names
 from tests.fakes.triton import HELLO, ErrorText, Hold, Status, Step, Vanish
-from tests.fixtures.envoy import running_envoy
+from tests.fixtures.envoy import running_envoy, running_envoy_of_kubernetes
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -112,7 +114,7 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """A gateway, its keys if it asks for any, and the two ways to it."""
+    """A gateway, its keys if it asks for any, and the ways to it."""
 
     mesh: Mesh
     store: Store | None
@@ -121,12 +123,17 @@ class Faces:
 
 async def faces(folder: Path, store: Store | None) -> AsyncIterator[Faces]:
     tenancy = None if store is None else Tenancy(store, Windows(None, clock=lambda: HALF_PAST_S))
-    async with (
-        running_mesh(tenancy) as mesh,
-        running_envoy(folder, http_port=int(mesh.http.base_url.port or 0), grpc_port=mesh.grpc_port) as edge_port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False) as edge,
-    ):
-        yield Faces(mesh, store, {"gateway": mesh.http, "envoy": edge})
+    async with running_mesh(tenancy) as mesh:
+        ports = {"http_port": int(mesh.http.base_url.port or 0), "grpc_port": mesh.grpc_port}
+        named = replace(MESH, **{f"gateway_{name}": port for name, port in ports.items()})
+        with Names({MESH.gateway: ["127.0.0.1"]}) as names:
+            async with (
+                running_envoy(folder, **ports) as edge_port,
+                running_envoy_of_kubernetes(folder, named, names) as cluster,
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False) as edge,
+                httpx.AsyncClient(base_url=cluster.url, verify=cluster.trust, trust_env=False) as tls,
+            ):
+                yield Faces(mesh, store, {"gateway": mesh.http, "envoy": edge, "kubernetes": tls})
     if tenancy is not None:
         await tenancy.close()
 
@@ -144,7 +151,7 @@ async def keyed_faces(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         yield each
 
 
-@pytest.mark.parametrize("face", ["gateway", "envoy"])
+@pytest.mark.parametrize("face", ["gateway", "envoy", "kubernetes"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_a_failure_is_told_in_one_shape_on_every_way(
     open_faces: Faces, keyed_faces: Faces, row: Row, face: str
