@@ -61,9 +61,12 @@ def test_every_object_fits_its_schema(name: str) -> None:
     assert all(each["metadata"].get("namespace", "zhinao-mesh") == "zhinao-mesh" for each in build(name))
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "ScaledObject", "ServiceMonitor", "HTTPRoute", "NetworkPolicy"])
+@pytest.mark.parametrize(
+    "kind",
+    ["Deployment", "ScaledObject", "ServiceMonitor", "PrometheusRule", "HTTPRoute", "InferencePool", "NetworkPolicy"],
+)
 def test_a_misspelt_field_is_found(kind: str) -> None:
-    document = copy.deepcopy(of_kind("gpu", kind)[0])
+    document = copy.deepcopy(of_kind("gpu with options", kind)[0])
     assert complaints(document) == []
     document["spec"]["imagee"] = 1
 
