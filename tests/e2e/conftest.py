@@ -15,7 +15,9 @@ import httpx
 import openai
 import pytest
 
+from tests.fixtures.tiny_bert import save_tiny_bert
 from tests.fixtures.tiny_llama import write_tiny_llama
+from tests.fixtures.tiny_reranker import write_tiny_reranker
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 
 ZHINAO = Path(sys.executable).parent / "zhinao"
@@ -98,14 +100,17 @@ class Mesh:
 
 @pytest.fixture(scope="session")
 def mesh(demo_chat_model: Path, demo_embed_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """The demo models, each its own worker, and two more chat models: a tiny Zhinao and a tiny llama-3."""
+    """The demo models, each its own worker, a tiny Zhinao and a tiny llama-3 to chat with, and two tiny rerankers."""
     folder = tmp_path_factory.mktemp("mesh")
+    save_tiny_bert(folder / "cross-encoder", classifier=True)
     checkpoints = {
         "zhinao-chat": ("chat", demo_chat_model),
         "tiny-zhinao": ("chat", write_tiny_zhinao(folder)),
         "tiny/llama": ("chat", write_tiny_llama(folder)),
         "zhinao-embed": ("embed", demo_embed_model),
         "zhinao-rerank": ("rerank", demo_chat_model),
+        "tiny-zhinao-rerank": ("rerank", write_tiny_reranker(folder / "ranker", reads="hidden").folder),
+        "tiny-cross-encoder": ("rerank", folder / "cross-encoder"),
     }
     port, state = free_port(), folder / "state"
     models = [word for id_, (kind, path) in checkpoints.items() for word in ("--model", f"{id_}={kind}:{path}")]

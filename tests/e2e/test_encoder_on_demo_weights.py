@@ -1,4 +1,4 @@
-"""The demo encoder in process against sentence-transformers; the mesh is not needed."""
+"""The demo encoder, in process and through the whole mesh, against sentence-transformers."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from modelkit.precision import Precision
 from services.embed_worker.encoder import load_encoder
 from services.embed_worker.request import EmbedRequest, Truncate
+from tests.e2e.conftest import Mesh
 from tests.fixtures.mixed_texts import mixed_texts
 
 # The least cosine to fp32 that any text may have.
@@ -36,3 +37,13 @@ def test_200_mixed_texts_have_the_vectors_of_sentence_transformers(
     np.testing.assert_array_equal(together, alone)
     cosines = (together * expected).sum(axis=1)
     assert cosines.min() > LEAST[precision], f"least {cosines.min():.7f}, mean {cosines.mean():.7f}"
+
+
+@pytest.mark.timeout(300)
+def test_they_have_them_through_the_whole_mesh(mesh: Mesh, expected: np.ndarray) -> None:
+    with mesh.client() as client:
+        found = client.embeddings.create(
+            model="zhinao-embed", input=mixed_texts(), extra_body={"truncate": "end"}, encoding_format="float"
+        )
+    cosines = (np.array([each.embedding for each in found.data]) * expected).sum(axis=1)
+    assert cosines.min() > LEAST[Precision.FP32], f"least {cosines.min():.7f}, mean {cosines.mean():.7f}"

@@ -21,9 +21,9 @@ GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "fixtures" / "r
 QUERY, DOCUMENTS = GOLDEN["query"], GOLDEN["documents"]
 
 
-def raw_scores(mesh: Mesh, *documents: str) -> list[float]:
+def raw_scores(mesh: Mesh, *documents: str, model: str = "zhinao-rerank") -> list[float]:
     """In the order of the documents."""
-    body = json.dumps({"query": QUERY, "documents": documents})
+    body = json.dumps({"model": model, "query": QUERY, "documents": documents})
     answer = mesh.post("/v1/rerank", body)
     assert answer.status_code == 200, answer.text
     results = sorted(answer.json()["results"], key=lambda result: result["index"])
@@ -39,11 +39,13 @@ def test_scores_equal_the_golden_ones_together_and_alone(mesh: Mesh) -> None:
     np.testing.assert_allclose(alone, GOLDEN["raw_scores"], atol=1e-3)
 
 
-def test_scores_equal_those_in_process(mesh: Mesh, demo_chat_model: Path) -> None:
-    ranker = load_ranker(demo_chat_model, Precision.FP32)
+@pytest.mark.parametrize("model", ["zhinao-rerank", "tiny-zhinao-rerank", "tiny-cross-encoder"])
+def test_scores_equal_those_in_process(mesh: Mesh, model: str) -> None:
+    ranker = load_ranker(mesh.checkpoints[model], Precision.FP32)
     expected = ranker.score(ranker.prepare(RerankRequest(QUERY, tuple(DOCUMENTS))))
 
-    np.testing.assert_allclose(raw_scores(mesh, *DOCUMENTS), expected, atol=1e-3)
+    np.testing.assert_allclose(raw_scores(mesh, *DOCUMENTS, model=model), expected, atol=1e-3)
+    assert max(expected) - min(expected) > 0.01, "scores too much alike to tell them apart"
 
 
 def test_a_checkpoint_that_is_cut_short_is_refused_by_file(tmp_path: Path) -> None:

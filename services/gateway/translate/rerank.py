@@ -12,6 +12,7 @@ from services.gateway.search.tei import TeiRank, TeiRerankRequest
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse, RerankScore
 
 _DOCUMENTS_PER_UNIT: Final = 100
+_MOST_QUERIES: Final = 1000  # of one request: each is a request of its own to a worker
 
 
 def to_rerank_request(body: RerankBody) -> RerankRequest:
@@ -60,7 +61,10 @@ def to_tei_ranks(response: RerankResponse, body: TeiRerankRequest) -> list[TeiRa
 
 
 def from_score(body: ScoreRequest) -> list[RerankRequest]:
-    """vLLM's request as ours: one for each run of pairs with one first text. MeshError if the lists do not pair."""
+    """vLLM's request as ours: one for each run of pairs with one first text.
+
+    MeshError if the lists do not pair, or hold more runs than one client may ask for at once.
+    """
     queries, documents = body.text_1, body.text_2
     if len(queries) == 1:
         queries = queries * len(documents)
@@ -68,7 +72,7 @@ def from_score(body: ScoreRequest) -> list[RerankRequest]:
         message = f"text_1 holds {len(queries)} texts and text_2 {len(documents)}; text_1 must hold one, or as many"
         raise MeshError(Reason.INVALID_REQUEST, message, param="text_1")
     pairs = zip(queries, documents, strict=True)
-    return [
+    requests = [
         RerankRequest(
             model=body.model or "",
             query=query,
@@ -77,6 +81,10 @@ def from_score(body: ScoreRequest) -> list[RerankRequest]:
         )
         for query, run in groupby(pairs, key=lambda pair: pair[0])
     ]
+    if len(requests) > _MOST_QUERIES:
+        message = f"text_1 holds {len(requests)} different texts in turn, at most {_MOST_QUERIES} are allowed"
+        raise MeshError(Reason.INVALID_REQUEST, message, param="text_1")
+    return requests
 
 
 def to_score_list(responses: Sequence[RerankResponse], *, answer_id: str, created_s: int) -> ScoreList:

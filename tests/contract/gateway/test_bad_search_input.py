@@ -87,6 +87,7 @@ def told(answer: httpx.Response, path: str) -> dict[str, object]:
         (SCORE, {"text_1": []}, "text_1", "invalid_value", ["at least 1"]),
         (SCORE, {"text_2": [5]}, "text_2[0]", "invalid_type", ["string"]),
         (SCORE, {"text_1": ["a", "b"], "text_2": ["c"] * 3}, "text_1", "invalid_value", ["2 texts", "3"]),
+        (SCORE, {"text_1": ["a", "b"] * 600, "text_2": ["c"] * 1200}, "text_1", "invalid_value", ["1200", "1000"]),
         (SCORE, {"truncate_prompt_tokens": 5}, "truncate_prompt_tokens", "unsupported_parameter", []),
     ],
 )
