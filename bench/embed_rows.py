@@ -10,7 +10,7 @@ from bench.peers.protocol import Job
 
 LENGTHS = (16, 128, 512)
 CONCURRENCY = (1, 8, 32)
-_MIXED = [8 + 16 * i % 473 for i in range(128)]  # tokens, from 8 to 480
+MIXED = [8 + 16 * i % 473 for i in range(128)]  # tokens, from 8 to 480
 _FORMS = {
     "ours": {"fp32": "fp32", "bf16": "bf16", "int8": "int8"},
     "sentence-transformers": {"float32": "fp32"},
@@ -51,8 +51,8 @@ def embed_rows(number_class: str) -> list[Row]:
     ]
     return [
         *fixed,
-        row_of(f"mixed-{number_class}", "128 texts of 8 to 480 tokens, as they come", 2.0, _MIXED, plain),
-        row_of(f"sorted-{number_class}", "the same, by length", 1.0, _MIXED, by_length),
+        row_of(f"mixed-{number_class}", "128 texts of 8 to 480 tokens, as they come", 2.0, MIXED, plain),
+        row_of(f"sorted-{number_class}", "the same, by length", 1.0, MIXED, by_length),
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.chat_rows import Row
-from bench.embed_rows import CONCURRENCY, LENGTHS, row_of
+from bench.embed_rows import CONCURRENCY, LENGTHS, MIXED, row_of
 from bench.engines import Spec, peers_folder
 
 DECODER = peers_folder() / "weights" / "decoder-ranker"  # the demo chat model with a random scoring head
@@ -14,6 +14,7 @@ _FORMS = {
     CROSS_ENCODER: {
         "ours": {"fp32": "fp32", "bf16": "bf16", "int8": "int8"},
         "sentence-transformers": {"float32": "fp32"},
+        "infinity": {"float32": "fp32"},
         "onnxruntime": {"float32": "fp32"},
         "openvino": {"f32": "fp32", "bf16": "bf16"},
         "ct2": {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"},
@@ -22,8 +23,8 @@ _FORMS = {
 
 
 def rerank_rows(number_class: str) -> list[Row]:
-    """A short query with documents of fixed lengths, by each of the two models."""
-    return [
+    """A short query with documents of fixed lengths, by each of the two models, and with a mix by cross-encoders."""
+    fixed = [
         row_of(
             f"{folder.name}-{length}x{count}-{number_class}",
             f"{folder.name}, {count} x {length} words",
@@ -32,15 +33,29 @@ def rerank_rows(number_class: str) -> list[Row]:
             specs,
         )
         for folder in (DECODER, CROSS_ENCODER)
-        if (specs := _specs(folder, number_class))
+        if (specs := _specs(folder, number_class, "arrival"))
         for length in LENGTHS
         for count in CONCURRENCY
     ]
+    orders = {"arrival": ("mixed", "as they come", 2.0), "sorted": ("sorted", "by length", 1.0)}
+    mixed = [
+        row_of(
+            f"{CROSS_ENCODER.name}-{name}-{number_class}",
+            f"{CROSS_ENCODER.name}, 128 documents of 8 to 480 words, {how}",
+            goal,
+            MIXED,
+            specs,
+        )
+        for order, (name, how, goal) in orders.items()
+        if (specs := _specs(CROSS_ENCODER, number_class, order))
+    ]
+    return fixed + mixed
 
 
-def _specs(folder: Path, number_class: str) -> Sequence[Spec]:
+def _specs(folder: Path, number_class: str, order: str) -> Sequence[Spec]:
+    """order: `sorted`, or `arrival`, of the batches of those that take batches."""
     return [
-        Spec(name, form, kind, (name, str(folder), form), "rankers")
+        Spec(name, form if order == "arrival" else f"{form} sorted", kind, (name, str(folder), form, order), "rankers")
         for name, forms in _FORMS[folder].items()
         for form, kind in forms.items()
         if kind == number_class

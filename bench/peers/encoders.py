@@ -4,7 +4,7 @@ import asyncio
 import os
 import string
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def _sentence_transformers(folder: Path, _form: str) -> Encode:
     return encode
 
 
-def _infinity(folder: Path, _form: str) -> Encode:
+def start_infinity(folder: Path) -> tuple[asyncio.AbstractEventLoop, Any]:
+    """Its engine on a folder, started, and the loop that it runs in."""
     lib = import_module("infinity_emb")
     loop = asyncio.new_event_loop()
     options = lib.EngineArgs(
@@ -56,6 +57,11 @@ def _infinity(folder: Path, _form: str) -> Encode:
     )  # fmt: skip
     engine = lib.AsyncEmbeddingEngine.from_args(options)
     loop.run_until_complete(engine.astart())
+    return loop, engine
+
+
+def _infinity(folder: Path, _form: str) -> Encode:
+    loop, engine = start_infinity(folder)
     return lambda texts: loop.run_until_complete(engine.embed(sentences=list(texts)))[0]
 
 
@@ -122,6 +128,15 @@ def texts_of(folder: Path, prompts: Sequence[Sequence[int]]) -> list[str]:
     return words_of(folder, [prompt[2:] for prompt in prompts])
 
 
+def in_batches(texts: Sequence[str], engine: str, order: str) -> Iterator[Sequence[str]]:
+    """As an engine gets them: all at once if it makes batches itself, else as they come, or `sorted` by length."""
+    if engine in ("ours", "infinity"):
+        yield texts
+        return
+    rows = sorted(texts, key=len) if order == "sorted" else texts
+    yield from (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+
+
 def main() -> None:
     """Serve a folder with an engine in a number format; `sorted` puts texts of a job in batches by length."""
     engine, folder, form, order = sys.argv[1:]
@@ -131,10 +146,7 @@ def main() -> None:
         texts = texts_of(path, job.prompts)
 
         def run() -> Outcome:
-            if engine in ("ours", "infinity"):  # they make batches themselves
-                return Outcome(len(encode(texts)))
-            rows = sorted(texts, key=len) if order == "sorted" else texts
-            return Outcome(sum(len(encode(rows[i : i + BATCH])) for i in range(0, len(rows), BATCH)))
+            return Outcome(sum(len(encode(batch)) for batch in in_batches(texts, engine, order)))
 
         return run
 

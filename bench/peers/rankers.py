@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.encoders import BATCH, num_threads, tokenizer_of, words_of
+from bench.peers.encoders import in_batches, num_threads, start_infinity, tokenizer_of, words_of
 from bench.peers.protocol import Job, Outcome, serve
 
 QUERY = "Which of these tells how to install the system from another disk?"
@@ -50,6 +50,13 @@ def _sentence_transformers(folder: Path, _form: str) -> Score:
         str(folder), max_length=512, device="cpu", activation_fn=torch.nn.Identity()
     )
     return lambda documents: model.predict([(QUERY, each) for each in documents], show_progress_bar=False)
+
+
+def _infinity(folder: Path, _form: str) -> Score:
+    loop, engine = start_infinity(folder)
+    return lambda documents: loop.run_until_complete(engine.rerank(query=QUERY, docs=list(documents), raw_scores=True))[
+        0
+    ]
 
 
 def _pairs(folder: Path) -> Callable[[Sequence[str]], list[Any]]:
@@ -94,19 +101,22 @@ def _ct2(folder: Path, form: str) -> Score:
 
 ENGINES = {
     "ours": _ours, "transformers": _transformers, "sentence-transformers": _sentence_transformers,
-    "onnxruntime": _onnxruntime, "openvino": _openvino, "ct2": _ct2,
+    "infinity": _infinity, "onnxruntime": _onnxruntime, "openvino": _openvino, "ct2": _ct2,
 }  # fmt: skip
 
 
 def main() -> None:
-    """Serve a folder with an engine in a number format."""
-    engine, folder, form = sys.argv[1:]
+    """Serve a folder with an engine in a number format; `sorted` puts documents of a job in batches by length."""
+    engine, folder, form, order = sys.argv[1:]
     score, path = ENGINES[engine](Path(folder), form), Path(folder)
 
     def prepare(job: Job) -> Callable[[], Outcome]:
         documents = words_of(path, job.prompts)
-        batches = [documents[i : i + BATCH] for i in range(0, len(documents), BATCH)]
-        return lambda: Outcome(sum(len(score(batch)) for batch in batches))
+
+        def run() -> Outcome:
+            return Outcome(sum(len(score(batch)) for batch in in_batches(documents, engine, order)))
+
+        return run
 
     serve(
         prepare, {"score of a document": f"{float(score(['Write the image to the other disk, then boot it.'])[0]):.5f}"}
