@@ -29,12 +29,14 @@ def whole(pieces: Pieces) -> dict[str, Any]:
     """What a client puts together of an answer, whatever the pieces."""
     last = pieces[-1]
     return {
+        "thought": "".join(piece.reasoning for piece in pieces),
         "text": "".join(piece.text for piece in pieces),
         "tokens": tokens_of(list(pieces)),
         "scored": [entry.token.id for piece in pieces for entry in piece.logprobs],
         "calls": [(call.index, call.name) for piece in pieces for call in piece.tool_calls if call.name],
         "arguments": "".join(call.arguments for piece in pieces for call in piece.tool_calls),
-        "end": (last.finish_reason, last.seed, last.usage.prompt_tokens, last.usage.completion_tokens),
+        "end": (last.finish_reason, last.seed),
+        "usage": [getattr(last.usage, f"{kind}_tokens") for kind in ("prompt", "completion", "reasoning")],
     }
 
 
@@ -80,6 +82,24 @@ def test_an_answer_that_goes_on_elsewhere_is_the_same(
         joined = [*pieces[:cut], *rest]
         assert whole(joined) == whole(pieces), f"cut after {cut} of {len(pieces)} pieces"
         assert logprobs(joined) == pytest.approx(logprobs(pieces), abs=1e-4)  # plain torch rounds by the size of a step
+
+
+@pytest.mark.parametrize("tools", [[], TOOLS], ids=["plain", "with tools"])
+def test_an_answer_that_thinks_goes_on_wherever_it_was_cut(
+    tools: list[chat_pb2.Tool], make_adapter: MakeAdapter, checkpoint: str
+) -> None:
+    """In a tag, among the blanks that are dropped, in the thinking, in the text."""
+    first, second = make_adapter(model_path=checkpoint), make_adapter(model_path=checkpoint)
+    form = chat_pb2.OutputFormat(regex="<think>\n[a-d]{3} [a-d]{3} \n</think>\n\n[a-d]{4}")
+    asked = ask(format=form, **seeded())
+    asked.chat.tools.extend(tools)
+    asked.chat.tool_choice.mode = chat_pb2.ToolChoice.MODE_NONE if tools else chat_pb2.ToolChoice.MODE_AUTO
+    pieces = next(pieces for _ in range(20) if len(pieces := answer(first, asked)) > 10)
+
+    assert whole(pieces)["thought"] and whole(pieces)["text"]
+    for cut in range(1, len(pieces)):
+        joined = [*pieces[:cut], *answer(second, resumed(asked, pieces[:cut]))]
+        assert whole(joined) == whole(pieces), f"cut after {cut} of {len(pieces)} pieces"
 
 
 def test_log_probabilities_of_the_prompt_are_not_told_twice(make_adapter: MakeAdapter) -> None:
