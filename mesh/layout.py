@@ -17,6 +17,7 @@ from meshkit.settings import TelemetrySettings
 FIXED_PORTS: Final = 2  # Envoy's internal listener and admin
 PORTS_PER_GATEWAY: Final = 2  # HTTP and gRPC
 MAX_GATEWAYS: Final = 8
+DRAIN_S: Final = 600  # as long as a gateway gives any request
 LEAVE_S: Final = 2  # several times as long as Envoy takes to see that a gateway leaves
 PORTS_PER_WORKER: Final = 3  # Triton's HTTP, gRPC and metrics
 FIRST_WORKER: Final = FIXED_PORTS + PORTS_PER_GATEWAY * MAX_GATEWAYS  # workers come and go, so their places are fixed
@@ -120,8 +121,8 @@ class Layout:
             "GATEWAY_UPSTREAM": f"127.0.0.1:{self._internal_port}",
             "GATEWAY_MODELS": json.dumps([{"id": model.id, "kind": model.kind} for model in self.options.models]),
         }
-        if self.options.num_gateways > 1:  # while one leaves, others take its requests
-            environment["GATEWAY_LEAVE_S"] = str(LEAVE_S)
+        if self.options.num_gateways > 1:  # while one leaves, others take its requests, however long its answers take
+            environment |= {"GATEWAY_LEAVE_S": str(LEAVE_S), "GATEWAY_DRAIN_TIMEOUT_S": str(DRAIN_S)}
         if self.options.database_url is not None:
             environment["GATEWAY_DATABASE_URL"] = self.options.database_url
         command = ("python3", "-m", "services.gateway")

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import psutil
+
 from mesh import envoy
 from mesh.drain import drain, listed_ports, with_leaving
 from mesh.failure import MeshFailure
@@ -40,11 +42,20 @@ def restart(state: StateFolder, say: Say, *, workers: bool) -> None:
     if len(gateways) == 1:
         say("there is one gateway only: requests are refused while it restarts (zhinao up --gateway 2)")
     for part in gateways:
+        say(f"draining {part.name}")
         _restart(part, plan, state, READY_TIMEOUT_S)  # it says that it leaves, and lets its answers end
         say(f"{part.name} was restarted")
         time.sleep(SEEN_S)
+    if _num_envoys(state) > 1:
+        say("the Envoy before the last restart ends now, with what its clients have not read yet")
     _hand_over_envoy(plan, state)
     say("envoy was restarted")
+
+
+def _num_envoys(state: StateFolder) -> int:
+    """More than one for some minutes after a hand-over; Envoy itself ends the older when a third one comes."""
+    pid = Supervisor(state).states()["envoy"].pid
+    return 0 if pid is None else len(psutil.Process(pid).children())
 
 
 def _hand_over_envoy(plan: Plan, state: StateFolder) -> None:
@@ -73,9 +84,10 @@ def _restart_worker(part: Part, plan: Plan, state: StateFolder) -> None:
 
 
 def _restart(part: Part, plan: Plan, state: StateFolder, timeout_s: float) -> None:
-    supervisor, deadline_s = Supervisor(state), time.monotonic() + timeout_s
+    supervisor = Supervisor(state)
     supervisor.stop([part.name])
     supervisor.start_again(part.name)
+    deadline_s = time.monotonic() + timeout_s
     while not _is_back(part, plan, state):
         if time.monotonic() > deadline_s:
             raise MeshFailure(f"{part.name} was not ready {timeout_s:.0f} s after its restart")

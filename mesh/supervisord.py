@@ -23,7 +23,7 @@ WATCHDOG: Final = "watchdog"
 AUTOSCALER: Final = "autoscaler"
 START_S: Final = 20  # a part that dies younger than this is retried more and more slowly
 START_RETRIES: Final = 20  # then it stays down: some minutes of trying
-STOP_S: Final = {"worker": 30, "gateway": 36, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
+STOP_S: Final = {"worker": 30, "gateway": 620, "envoy": 10}  # after SIGTERM; then SIGKILL to the whole group
 PRIORITY: Final = {"worker": 10, "gateway": 20, "envoy": 30}  # started upwards, stopped downwards
 WAIT_FOR_SOCKET_S: Final = 15.0
 NOT_RUNNING: Final = 70  # supervisor's fault codes for stopping what does not run, or what it does not know
@@ -147,12 +147,12 @@ class Supervisor:
             for entry in cast(list[dict[str, Any]], self._call("getAllProcessInfo"))
         }
 
-    def stop(self, names: list[str], *, at_most_s: float = math.inf) -> None:
+    def stop(self, names: list[str], *, patience_s: float = math.inf, at_most_s: float = math.inf) -> None:
         """Send SIGTERM to these at the same time and return when all are gone; supervisor itself bounds the wait.
 
-        at_most_s: who is still there then, is killed.
+        Who is still there after patience_s, is told again; after at_most_s, killed.
         """
-        kill_s = time.monotonic() + at_most_s
+        began_s = time.monotonic()
         for name in names:
             try:
                 self._call("stopProcess", name, False)
@@ -160,10 +160,11 @@ class Supervisor:
                 if fault.faultCode not in {NOT_RUNNING, UNKNOWN_NAME}:
                     raise
         while left := [name for name, process in self.states().items() if name in names and process.pid is not None]:
-            if time.monotonic() > kill_s:
+            waited_s = time.monotonic() - began_s
+            if waited_s > min(patience_s, at_most_s):
                 for name in left:
                     with contextlib.suppress(Fault):  # it went just now
-                        self._call("signalProcess", name, "KILL")
+                        self._call("signalProcess", name, "KILL" if waited_s > at_most_s else "TERM")
             time.sleep(0.1)
 
     def follow_config(self) -> None:

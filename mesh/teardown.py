@@ -19,6 +19,8 @@ from mesh.triton import remove_shared_memory
 # How long an idle Triton gets to leave. After a thousand callers had left in the middle of things, one waited its whole
 # exit timeout of 20 s though nothing was in progress: likely one of them left while its last word was being written.
 IDLE_EXIT_S: Final = 8.0
+PATIENCE_S: Final = 30.0  # how long answers may take to end when the whole mesh goes
+CUT_OFF_S: Final = 8.0  # then, how long a gateway gets to end without them
 LEAVE_S: Final = 5.0  # how long supervisord and dying stubs get to end by themselves
 EXEC_S: Final = 0.2  # from supervisord's first answer to the exec of its last part
 
@@ -61,7 +63,8 @@ def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> No
     supervisor.stop([WATCHDOG, AUTOSCALER])  # they would take a stopping worker for a sick one, or a missing one
     _close_edge(plan)
     say("stopping the gateway; running answers may finish")
-    supervisor.stop([part.name for part in plan.parts if part.kind == "gateway"])
+    gateways = [part.name for part in plan.parts if part.kind == "gateway"]
+    supervisor.stop(gateways, patience_s=PATIENCE_S, at_most_s=PATIENCE_S + CUT_OFF_S)
     say("stopping the workers and Envoy")
     supervisor.stop([part.name for part in plan.workers], at_most_s=IDLE_EXIT_S)
     supervisor.shutdown()

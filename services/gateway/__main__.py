@@ -40,10 +40,13 @@ class _HttpServer(uvicorn.Server):
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT; then fail readiness, still serve for leave_s, let answers end, and stop."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT; then fail readiness, still serve for leave_s, let answers end, and stop.
+
+    A second signal cuts off the answers that are left.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         tracing = open_tracing("gateway")
@@ -62,9 +65,16 @@ async def serve(settings: GatewaySettings) -> None:
         admission.leave()
         await grpc_face.fail_health()
         await asyncio.sleep(settings.leave_s)  # until whoever balances has noticed
-        await admission.drain(settings.drain_timeout_s)
+        await _drain(admission, settings.drain_timeout_s, hurry)
         http.should_exit = True
         await asyncio.gather(serving, grpc_face.stop(_LAST_BYTES_S))
+
+
+async def _drain(admission: Admission, timeout_s: float, hurry: asyncio.Event) -> None:
+    tasks = {asyncio.create_task(admission.drain(timeout_s)), asyncio.create_task(hurry.wait())}
+    _, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
 
 
 async def _open_tenancy(settings: GatewaySettings, stack: AsyncExitStack) -> Tenancy | None:

@@ -58,6 +58,17 @@ def test_a_part_that_does_not_leave_in_time_is_killed(state: StateFolder) -> Non
     assert mesh_status(state).parts[0].pid is None
 
 
+def test_a_part_that_waits_too_long_is_told_again(state: StateFolder) -> None:
+    start(state, before="trap 'test -e told && exit; touch told' TERM; touch begun; while :; do sleep 0.05; done")
+    assert wait_for((state.runtime / "begun").exists)
+    began_s = time.monotonic()
+
+    Supervisor(state).stop(["gateway-0"], patience_s=0.5, at_most_s=60)
+
+    assert 0.5 <= time.monotonic() - began_s < 15
+    assert mesh_status(state).parts[0].pid is None
+
+
 def test_a_killed_part_is_started_again_and_the_restart_is_counted(state: StateFolder) -> None:
     wait_until_ready(start(state), state, lambda _name: None)
     (before,) = mesh_status(state).parts

@@ -46,6 +46,12 @@ async def ready(http: httpx.AsyncClient) -> httpx.Response:
                 await asyncio.sleep(0.05)  # another process; there is nothing to wait on
 
 
+async def leaving(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(10):
+        while (await http.get("/serving")).status_code != 503:
+            pass
+
+
 async def test_sigterm_fails_readiness_lets_streams_end_and_exits_with_zero() -> None:
     port = free_port()
     async with (
@@ -102,22 +108,27 @@ async def test_what_was_used_until_sigterm_is_in_the_table(tmp_path: Path) -> No
     assert list(used.values()) == [Use(requests=2, prompt_tokens=12, completion_tokens=7)]
 
 
-async def test_a_stream_that_does_not_end_is_cut_off_after_the_bound() -> None:
+@pytest.mark.parametrize(("patience_s", "num_signals"), [("0.1", 1), ("60", 2)], ids=["in time", "when told again"])
+async def test_a_stream_that_does_not_end_is_cut_off(patience_s: str, num_signals: int) -> None:
     port = free_port()
     async with (
         FakeTriton.running() as triton,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
     ):
         triton.script = [piece("a"), Hold()]
-        process = await start(port, triton.target, GATEWAY_DRAIN_TIMEOUT_S="0.1")
+        process = await start(port, triton.target, GATEWAY_DRAIN_TIMEOUT_S=patience_s)
         await ready(http)
 
         with pytest.raises(httpx.RemoteProtocolError):
             async with http.stream("POST", CHAT, json=BODY) as answer:
                 await triton.holding.wait()
                 process.send_signal(signal.SIGTERM)
+                if num_signals > 1:
+                    await leaving(http)
+                    process.send_signal(signal.SIGTERM)
                 _ = [line async for line in answer.aiter_lines()]
-        await process.communicate()
+        async with asyncio.timeout(20):
+            await process.communicate()
 
     assert process.returncode == 0
 

@@ -12,6 +12,8 @@ from mesh.layout import MAX_GATEWAYS, MAX_WORKERS, THREADS, Layout
 from mesh.plan import Model, Options, Plan, load_plan, save_plan
 from mesh.ports import BLOCK_LEN
 from mesh.state import StateFolder
+from mesh.supervisord import STOP_S
+from services.gateway.settings import GatewaySettings
 
 
 def make_options(*ids: str, host: str = "127.0.0.1", max_model_len: int | None = None) -> Options:
@@ -129,7 +131,12 @@ def test_several_gateways_have_their_own_ports_and_linger_when_they_leave(tmp_pa
     assert len(set(ports)) == len(ports) == 2 * 2 + 3
     assert first.http != second.http and first.grpc != second.grpc
     assert float(first.environment["GATEWAY_LEAVE_S"]) > 1
-    assert "GATEWAY_LEAVE_S" not in make_plan(make_options("a"), tmp_path).part("gateway-0").environment
+    longest_s = GatewaySettings.model_fields["request_timeout_s"].default
+    assert longest_s <= float(first.environment["GATEWAY_DRAIN_TIMEOUT_S"]) < STOP_S["gateway"]
+    assert (
+        not {"GATEWAY_LEAVE_S", "GATEWAY_DRAIN_TIMEOUT_S"}
+        & make_plan(make_options("a"), tmp_path).part("gateway-0").environment.keys()
+    )
 
 
 def test_replicas_of_a_model_are_workers_of_their_own_that_share_the_processors(
