@@ -111,6 +111,15 @@ def _kill_watchdog(scene: Scene) -> None:
     os.kill(Supervisor(scene.state).states()[WATCHDOG].pid or 0, signal.SIGKILL)
 
 
+def _kill_gateway(scene: Scene) -> None:
+    os.kill(scene.pid("gateway-0"), signal.SIGKILL)
+
+
+def _kill_envoy(scene: Scene) -> None:
+    """The one that serves; its parent ends with it, and both are started again."""
+    psutil.Process(scene.pid("envoy")).children()[-1].kill()
+
+
 def _zhinao(scene: Scene, *words: str) -> None:
     subprocess.run([ZHINAO, *words, "--state", str(scene.state.path)], check=True, stdout=subprocess.DEVNULL)
 
@@ -169,6 +178,8 @@ _DRILLS: Final[Mapping[str, Callable[[Scene], None]]] = MappingProxyType(
         "SIGSTOP its stub alone": _stop_stub,
         "kill -9 an embedding and a reranking worker": _kill_search,
         "kill -9 the watchdog": _kill_watchdog,
+        "kill -9 one of two gateways": _kill_gateway,
+        "kill -9 Envoy": _kill_envoy,
         "scale chat=3, then chat=2": _scale,
         "Envoy hands over to a new one": _hand_over_envoy,
         "restart --workers: every part in turn": _restart_all,

@@ -34,7 +34,7 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     async with running_mesh() as mesh:
         mesh.triton.script = [Compute(fitting)]
         port = int(mesh.http.base_url.port or 0)
-        async with running_envoy(folder, http_port=port, grpc_port=mesh.grpc_port) as edge_port:
+        async with running_envoy(folder, port, grpc_port=mesh.grpc_port) as edge_port:
             yield f"127.0.0.1:{edge_port}"
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,6 +23,7 @@ Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 NO_OTHERS: Mapping[str, int] = MappingProxyType({})
 FULL = {"max_pending_requests": 0}
 OUT_OF_MEMORY = {"max_heap_size_bytes": 1}
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 LATER = {"retry-after": "1", "retry-after-ms": "1000", "x-should-retry": "true"}
 
 
@@ -46,21 +47,35 @@ async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
+class Gateway:
+    """It is healthy, and gives every other request this beginning of an answer before it ends the connection."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self.num_asked = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        is_probe = head.startswith(b"GET /serving ")
+        self.num_asked += not is_probe
+        writer.write(WHOLE if is_probe else self._answer)
+        await writer.drain()
+        writer.close()
+
+
 @asynccontextmanager
 async def edge(
-    folder: Path, gateway: Behaviour | None, bounds: Mapping[str, int] = NO_OTHERS
+    folder: Path, *gateways: Behaviour, bounds: Mapping[str, int] = NO_OTHERS
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Envoy in front of a gateway that behaves like that, or of none. bounds: see running_envoy."""
-    port = free_port()
-    server = None if gateway is None else await asyncio.start_server(gateway, "127.0.0.1", port)
-    async with (
-        running_envoy(folder, http_port=port, grpc_port=free_port(), bounds=bounds) as edge_port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False) as http,
-    ):
-        yield http
-    if server is not None:
-        server.close()
-        await server.wait_closed()
+    """Envoy in front of gateways that behave like that, or of one that is not there. bounds: see running_envoy."""
+    ports = [free_port() for _ in gateways or "-"]
+    async with AsyncExitStack() as stack:
+        for gateway, port in zip(gateways, ports, strict=False):
+            await stack.enter_async_context(await asyncio.start_server(gateway, "127.0.0.1", port))
+        envoy = running_envoy(folder, *ports, grpc_port=free_port(), bounds=bounds)
+        edge_port = await stack.enter_async_context(envoy)
+        http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False)
+        yield await stack.enter_async_context(http)
 
 
 def check(answer: httpx.Response, status: int, type_: str, code: str | None, headers: dict[str, str]) -> None:
@@ -75,7 +90,7 @@ def check(answer: httpx.Response, status: int, type_: str, code: str | None, hea
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_no_gateway(tmp_path: Path, method: str) -> None:
-    async with edge(tmp_path, None) as http:
+    async with edge(tmp_path) as http:
         answer = await http.request(method, "/v1/models", headers={"x-request-id": "mine"})
 
     check(answer, 503, "server_error", "not_ready", LATER)
@@ -92,7 +107,7 @@ async def test_a_gateway_that_is_lost_before_it_answers(tmp_path: Path, gateway:
 
 
 async def test_more_requests_than_envoy_may_hold(tmp_path: Path) -> None:
-    async with edge(tmp_path, hang_up, FULL) as http:
+    async with edge(tmp_path, hang_up, bounds=FULL) as http:
         answer = await http.post("/v1/chat/completions", json={}, headers={"x-request-id": "mine"})
 
     check(answer, 503, "overloaded_error", "server_overloaded", LATER)
@@ -100,7 +115,7 @@ async def test_more_requests_than_envoy_may_hold(tmp_path: Path) -> None:
 
 
 async def test_near_the_end_of_its_memory_envoy_refuses_before_it_asks_a_gateway(tmp_path: Path) -> None:
-    async with edge(tmp_path, None, OUT_OF_MEMORY) as http, asyncio.timeout(10):
+    async with edge(tmp_path, bounds=OUT_OF_MEMORY) as http, asyncio.timeout(10):
         while (answer := await http.get("/v1/models")).json()["error"]["code"] == "not_ready":
             pass  # it looks at its memory once a second
 
@@ -118,7 +133,7 @@ async def test_envoys_own_bounds_are_no_room_to_a_gateway_that_calls_through_it(
         return failures.from_status(caught.value, model="m").reason
 
     async with (
-        edge(tmp_path, None, bounds) as http,
+        edge(tmp_path, bounds=bounds) as http,
         grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel,
         asyncio.timeout(10),
     ):
@@ -135,15 +150,38 @@ async def test_metrics_are_nothing_for_clients(tmp_path: Path) -> None:
 
 
 async def test_a_gateway_that_says_nothing(tmp_path: Path) -> None:
-    async with edge(tmp_path, keep_silent, {"stream_idle_timeout": 1}) as http:
+    async with edge(tmp_path, keep_silent, bounds={"stream_idle_timeout": 1}) as http:
         answer = await http.post("/v1/chat/completions", json={})
 
     check(answer, 504, "timeout", "deadline_exceeded", {})
     assert answer.headers["x-request-id"]
 
 
+async def test_what_a_gateway_was_lost_with_another_one_answers(tmp_path: Path) -> None:
+    dying, serving = Gateway(b""), Gateway(WHOLE)
+    async with edge(tmp_path, dying, serving) as http:
+        answers = [await http.post("/v1/chat/completions", json={"number": number}) for number in range(20)]
+
+    assert [answer.text for answer in answers] == ["ok"] * 20
+    assert dying.num_asked > 0 and serving.num_asked == 20
+
+
+async def test_an_answer_that_has_begun_is_not_begun_again(tmp_path: Path) -> None:
+    dying, serving = Gateway(WHOLE.replace(b"length: 2", b"length: 9")), Gateway(WHOLE)
+    broken = 0
+    async with edge(tmp_path, dying, serving) as http:
+        for _ in range(20):
+            try:
+                assert (await http.post("/v1/chat/completions", json={})).text == "ok"
+            except httpx.RemoteProtocolError:
+                broken += 1
+
+    assert broken == dying.num_asked > 0
+    assert serving.num_asked == 20 - broken
+
+
 async def test_headers_that_are_too_large(tmp_path: Path) -> None:
-    async with edge(tmp_path, None) as http:
+    async with edge(tmp_path) as http:
         answer = await http.get("/v1/models", headers={"x-long": "a" * 100_000})
 
     check(answer, 431, "invalid_request_error", None, {})
@@ -155,7 +193,7 @@ async def test_headers_that_are_too_large(tmp_path: Path) -> None:
     ids=["no HTTP", "no host", "no header"],
 )
 async def test_what_is_no_http(tmp_path: Path, lines: list[bytes]) -> None:
-    async with edge(tmp_path, None) as http:
+    async with edge(tmp_path) as http:
         reader, writer = await asyncio.open_connection("127.0.0.1", http.base_url.port)
         writer.write(b"\r\n".join([*lines, b"", b""]))
         head = await reader.readuntil(b"\r\n\r\n")
@@ -168,7 +206,7 @@ async def test_what_is_no_http(tmp_path: Path, lines: list[bytes]) -> None:
 
 
 async def test_a_grpc_client_reads_a_status_and_no_json(tmp_path: Path) -> None:
-    async with edge(tmp_path, None) as http, grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
+    async with edge(tmp_path) as http, grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ChatServiceStub(channel).Generate(GenerateRequest()).read()
 

@@ -128,7 +128,7 @@ async def faces(folder: Path, store: Store | None) -> AsyncIterator[Faces]:
         named = replace(MESH, **{f"gateway_{name}": port for name, port in ports.items()})
         with Names({MESH.gateway: ["127.0.0.1"]}) as names:
             async with (
-                running_envoy(folder, **ports) as edge_port,
+                running_envoy(folder, ports["http_port"], grpc_port=mesh.grpc_port) as edge_port,
                 running_envoy_of_kubernetes(folder, named, names) as cluster,
                 httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False) as edge,
                 httpx.AsyncClient(base_url=cluster.url, verify=cluster.trust, trust_env=False) as tls,
