@@ -22,11 +22,14 @@ class Rule:
     target: float
 
 
+# Queues tell at once that there are too few workers, but not how many may go: with just enough of them nothing waits.
+_BUSY: Final = Rule("mesh_busy_ratio", 0.8)
+
 RULES: Final[Mapping[ModelKind, Sequence[Rule]]] = MappingProxyType(
     {
         "chat": (Rule("mesh_tokens_waiting", 8192), Rule("vllm:kv_cache_usage_perc", 0.8)),
-        "embed": (Rule("mesh_queue_age_seconds", 0.5),),
-        "rerank": (Rule("mesh_inputs_waiting", 256),),
+        "embed": (Rule("mesh_queue_age_seconds", 0.5), _BUSY),
+        "rerank": (Rule("mesh_inputs_waiting", 256), _BUSY),
     }
 )
 

@@ -15,6 +15,7 @@ _LOAD: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
         "waiting_items": Row("mesh_inputs_waiting", "Texts, or pairs of query and document, that wait for their batch"),
         "waiting_tokens": Row("mesh_tokens_waiting", "Tokens that wait for their batch"),
         "oldest_wait_s": Row("mesh_queue_age_seconds", "How long the oldest of the requests that wait has waited"),
+        "busy_ratio": Row("mesh_busy_ratio", "Share of its recent time that the worker computed batches"),
     }
 )
 _ENDED: Final = Row("mesh_requests_ended_total", "Requests by how they ended: ok, or the reason of the failure")
@@ -40,7 +41,7 @@ class BatchMetrics:
     def __init__(self, make: MakeMetric, *, model_id: str) -> None:
         self._make, self._labels = make, {"model_name": model_id}
         self._load = {field: make(Kind.GAUGE, row, self._labels) for field, row in _LOAD.items()}
-        self._shown = Load(0, 0, 0, 0.0)
+        self._shown = Load(0, 0, 0, 0.0, 0.0)
         self._ended: dict[str, TalliedCounter] = {}
         self._inputs, self._tokens, self._truncated = map(self._counter, (_INPUTS, _TOKENS, _TRUNCATED))
         self._batch_tokens = TalliedHistogram(make, _BATCH_TOKENS, self._labels, _COUNTS)
@@ -57,7 +58,7 @@ class BatchMetrics:
 
     def note_load(self, load: Load) -> None:
         """Show what waits; only what changed is touched, as each touch is a call into Triton's process."""
-        load = replace(load, oldest_wait_s=round(load.oldest_wait_s, 1))
+        load = replace(load, oldest_wait_s=round(load.oldest_wait_s, 1), busy_ratio=round(load.busy_ratio, 2))
         for field, metric in self._load.items():
             if (value := getattr(load, field)) != getattr(self._shown, field):
                 metric.set(value)

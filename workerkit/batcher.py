@@ -1,17 +1,20 @@
 """Computes batches on the one thread that owns the queue and tells every request how it ended; knows no Triton."""
 
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from meshkit.errors import MeshError, Reason
 from workerkit.waiting import Job, Waiting
 
 log = logging.getLogger(__name__)
+
+BUSY_S: Final = 15.0  # the share of time spent computing is a mean in which a time so long ago counts 1/e of now
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,12 +61,16 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What waits for its first or next batch: requests, their items, tokens of those, and how long the oldest waits."""
+    """What waits for its first or next batch: requests, their items, tokens of those, and how long the oldest waits.
+
+    busy_ratio: see BUSY_S.
+    """
 
     num_waiting: int
     waiting_items: int
     waiting_tokens: int
     oldest_wait_s: float
+    busy_ratio: float
 
 
 class Observer(Protocol):
@@ -107,6 +114,7 @@ class Batcher(Generic[Item, Result]):
         self._max_waiting_tokens = max_waiting_tokens
         self._clock = clock
         self._waiting: Waiting[_Task[Item, Result]] = Waiting(max_batch_tokens)
+        self._busy_ratio, self._counted_s = 0.0, -math.inf
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = False
         self._broken = False
@@ -160,8 +168,16 @@ class Batcher(Generic[Item, Result]):
     def _load(self) -> Load:
         waiting = self._waiting
         oldest_s = min((task.queued_s for task in waiting), default=None)
-        oldest_wait_s = 0.0 if oldest_s is None else self._clock() - oldest_s
-        return Load(len(waiting), waiting.num_items, waiting.num_tokens, oldest_wait_s)
+        now_s = self._clock()
+        self._count_time(now_s, busy=False)
+        oldest_wait_s = 0.0 if oldest_s is None else now_s - oldest_s
+        return Load(len(waiting), waiting.num_items, waiting.num_tokens, oldest_wait_s, self._busy_ratio)
+
+    def _count_time(self, until_s: float, *, busy: bool) -> None:
+        """All time since it was counted last was like that."""
+        weight = math.exp((self._counted_s - until_s) / BUSY_S)
+        self._busy_ratio = weight * self._busy_ratio + (1 - weight) * busy
+        self._counted_s = until_s
 
     def _add(self, task: _Task[Item, Result]) -> None:
         waiting, more = self._waiting.num_tokens, task.waiting_tokens
@@ -188,6 +204,7 @@ class Batcher(Generic[Item, Result]):
 
     def _run(self, shares: Sequence[tuple[_Task[Item, Result], int]]) -> None:
         began_s = self._clock()
+        self._count_time(began_s, busy=False)
         try:
             results = self._compute([task.items[index] for task, index in shares])
             assert len(results) == len(shares), f"{len(results)} results for {len(shares)} items"
@@ -196,6 +213,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(_tasks(shares), error)
             return
         ended_s = self._clock()
+        self._count_time(ended_s, busy=True)
         for (task, index), result in zip(shares, results, strict=True):
             task.begun_s = task.begun_s if task.results else began_s
             task.results[index] = result

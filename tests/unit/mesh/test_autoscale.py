@@ -66,6 +66,16 @@ def test_a_load_that_comes_and_goes_does_not_flap() -> None:
     assert numbers == {3}
 
 
+def test_workers_that_are_just_enough_stay_though_nothing_waits() -> None:
+    scaler, current, numbers = Autoscaler(RULES["embed"], 1, 8), 3, set[int]()
+    for second in range(0, 1200, 15):
+        page = {"mesh_queue_age_seconds": 0.0, "mesh_busy_ratio": 2.3 / current}  # the work of 2.3 workers
+        current = scaler.decide([page] * current, current, float(second))
+        numbers.add(current)
+
+    assert numbers == {3}
+
+
 def test_nobody_who_answers_changes_nothing() -> None:
     assert make().decide([], 3, 0.0) == 3
 
@@ -73,6 +83,6 @@ def test_nobody_who_answers_changes_nothing() -> None:
 def test_every_kind_has_its_rules() -> None:
     assert {kind: [rule.metric for rule in rules] for kind, rules in RULES.items()} == {
         "chat": ["mesh_tokens_waiting", "vllm:kv_cache_usage_perc"],
-        "embed": ["mesh_queue_age_seconds"],
-        "rerank": ["mesh_inputs_waiting"],
+        "embed": ["mesh_queue_age_seconds", "mesh_busy_ratio"],
+        "rerank": ["mesh_inputs_waiting", "mesh_busy_ratio"],
     }

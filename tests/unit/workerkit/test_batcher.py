@@ -1,17 +1,18 @@
 """The thread that computes batches: every request ends exactly once, whatever happens to it."""
 
+import math
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshkit.errors import MeshError, Reason
-from workerkit.batcher import Batch, Batcher, Load, Times
+from workerkit.batcher import BUSY_S, Batch, Batcher, Load, Times
 
 Ending = list[int] | MeshError | None  # results, a failure, or None: the caller had left
 
@@ -136,7 +137,28 @@ def test_requests_that_wait_are_computed_together() -> None:
         assert [caller.ending() for caller in callers] == [[4, 6], [8, 10], [12, 14]]
     assert [sorted(batch) for batch in model.batches] == [[1], [2, 3, 4, 5, 6, 7]]
     assert [(batch.num_items, batch.num_tokens) for batch in notes.batches] == [(1, 1), (6, 12)]
-    assert notes.loads[-1] == Load(0, 0, 0, 0.0)
+    assert replace(notes.loads[-1], busy_ratio=0.0) == Load(0, 0, 0, 0.0, 0.0)
+
+
+def test_the_share_of_recent_time_spent_computing_is_told() -> None:
+    notes, now_s = Notes(), 100.0
+
+    def pass_time() -> None:
+        nonlocal now_s
+        now_s += BUSY_S
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        pass_time()
+        return items
+
+    batcher = Batcher(run, notes, max_batch_tokens=16, max_waiting_tokens=100, clock=lambda: now_s)
+    batcher.start()
+    submit(batcher, [1]).ending()
+    batcher.ping(pass_time)
+    batcher.close()
+
+    assert max(load.busy_ratio for load in notes.loads) == pytest.approx(1 - 1 / math.e)
+    assert notes.loads[-1].busy_ratio == pytest.approx((1 - 1 / math.e) / math.e)
 
 
 def test_what_waits_is_told_in_requests_inputs_tokens_and_seconds() -> None:
