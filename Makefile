@@ -1,6 +1,6 @@
 # One command each; `make help` prints the list below.
 .DEFAULT_GOAL := help
-.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity drill bench-leaving bench-overload eval-rerank perf-analyzer openapi fuzz
+.PHONY: setup up down test k8s-e2e check proto generate help lint format bench-start bench-soak bench-soak-search bench-structured bench-peers bench-chat bench-embed bench-perplexity bench-profile bench-rerank bench-gateway bench-affinity bench-autoscale drill bench-leaving bench-overload eval-rerank perf-analyzer openapi fuzz
 BIN := .venv/bin
 # The first Python on PATH that really is 3.11 (a pyenv shim may exist and not work).
 PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -81,6 +81,9 @@ drill: setup ## break parts of a mesh of its own under load and tell what client
 
 bench-affinity: setup ## measure what it is worth that a conversation returns to its worker
 	@$(BIN)/python -m bench.affinity $(ARGS)
+
+bench-autoscale: setup ## replay a trace of load to a mesh that scales itself
+	@$(BIN)/python -m bench.autoscale $(ARGS)
 
 bench-gateway: setup ## measure what the gateway costs beside LiteLLM's and SMG; ARGS="--help" explains
 	@$(BIN)/python -m bench.gateway $(ARGS)

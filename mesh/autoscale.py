@@ -36,7 +36,7 @@ RULES: Final[Mapping[ModelKind, Sequence[Rule]]] = MappingProxyType(
 
 @dataclass(slots=True)
 class Autoscaler:
-    """One model's. least, most: workers. Times are of any clock, in seconds.
+    """One model's. least, most: workers. up_period_s, down_period_s: see UP_PERIOD_S. Times are of any clock.
 
     Source: Kubernetes, Horizontal Pod Autoscaling, "Algorithm details" and "Configurable scaling behavior".
     """
@@ -44,13 +44,15 @@ class Autoscaler:
     rules: Sequence[Rule]
     least: int
     most: int
-    _wanted: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # in the last DOWN_PERIOD_S
+    up_period_s: float = UP_PERIOD_S
+    down_period_s: float = DOWN_PERIOD_S
+    _wanted: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # in the last down_period_s
     _changes: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # and by how many they changed
 
     def decide(self, pages: Sequence[Mapping[str, float]], current: int, now_s: float) -> int:
         """How many there should be now. pages: metrics of the workers that answer. current: how many there are."""
         for past in (self._wanted, self._changes):
-            while past and past[0][0] < now_s - DOWN_PERIOD_S:
+            while past and past[0][0] < now_s - self.down_period_s:
                 past.popleft()
         self._wanted.append((now_s, self._wish(pages, current)))
         wish = self._wanted[-1][1]
@@ -72,7 +74,7 @@ class Autoscaler:
         return max(wishes)
 
     def _within_pace(self, wish: int, current: int, now_s: float) -> int:
-        added = sum(change for at_s, change in self._changes if change > 0 and at_s > now_s - UP_PERIOD_S)
+        added = sum(change for at_s, change in self._changes if change > 0 and at_s > now_s - self.up_period_s)
         removed = -sum(change for _, change in self._changes if change < 0)
         most = max(2 * (current - added), current - added + 2)
         least = (current + removed) // 2

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,12 +33,13 @@ def main() -> None:
     while True:
         time.sleep(EVERY_S)
         try:
-            _look(state, scalers)
+            look(state, scalers)
         except MeshFailure:
             logging.exception("could not scale")  # another command is at work, or a worker did not start: try again
 
 
-def _look(state: StateFolder, scalers: dict[str, Autoscaler]) -> None:
+def look(state: StateFolder, scalers: Mapping[str, Autoscaler]) -> None:
+    """Look once and scale, by served id. Raises MeshFailure."""
     plan = load_plan(state.plan)
     assert plan is not None, "a mesh that runs has a plan"
     numbers: dict[str, int] = {}
