@@ -132,19 +132,23 @@ class Layout:
         """A worker of a model that has num_replicas of them, which share the processors among each other."""
         http, grpc, metrics = self.worker_ports(slot)
         shm_prefix = f"{self.state.shm_prefix}{slot}_"
-        num_threads = max(1, len(os.sched_getaffinity(0)) // num_replicas)
         return Part(
             name=f"{_slug(model.id)}-{replica}",
             kind=model.kind,
             replica=replica,
             command=triton.command(model.kind, (http, grpc, metrics), shm_prefix),
-            environment={**triton.environment(), **_worker_environment(self.options, model, num_threads)},
+            environment={**triton.environment(), **_worker_environment(self.options, model, share(num_replicas))},
             http=_http_url(http),
             grpc=f"127.0.0.1:{grpc}",
             metrics=f"{_http_url(metrics)}/metrics",
             model=model.id,
             shm_prefix=shm_prefix,
         )
+
+
+def share(num_replicas: int) -> int:
+    """How many threads each of so many workers of a model computes with."""
+    return max(1, len(os.sched_getaffinity(0)) // num_replicas)
 
 
 def check_num_workers(num_workers: int) -> None:

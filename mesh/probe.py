@@ -16,7 +16,7 @@ from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest, Mod
 
 from mesh.failure import MeshFailure
 from mesh.plan import Model, ModelKind, Part, Plan
-from meshkit.wire import OPERATION_PARAMETER, PING_TIMEOUT_S, REQUEST_TENSOR, Operation
+from meshkit.wire import OPERATION_PARAMETER, PING_TIMEOUT_S, REQUEST_TENSOR, THREADS_PARAMETER, Operation
 
 _HTTP_TIMEOUT_S: Final = 2.0  # longer than a ping: a gateway says itself which model does not answer
 FIRST_ANSWER_TIMEOUT_S: Final = 600.0  # a big model on a CPU
@@ -43,10 +43,12 @@ class Health(StrEnum):
     NOT_READY = "not_ready"  # something listens and cannot serve
 
 
-def ping_worker(target: str, model: str, timeout_s: float = PING_TIMEOUT_S) -> Health:
+def ping_worker(
+    target: str, model: str, timeout_s: float = PING_TIMEOUT_S, *, num_threads: int | None = None
+) -> Health:
     """Send the ping that a worker answers between two steps of its work. target: host:port of its Triton's gRPC.
 
-    model: its name inside Triton.
+    model: its name inside Triton. num_threads: what it computes with from then on.
 
     Triton's own ready check is not enough: it passes with a dead Python stub.
     """
@@ -57,10 +59,10 @@ def ping_worker(target: str, model: str, timeout_s: float = PING_TIMEOUT_S) -> H
         return Health.STARTING
     # On a thread of its own: Ctrl-C strikes the main thread, and inside gRPC it can leave a lock taken for ever.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_call_worker, target, model, timeout_s).result()
+        return thread.submit(_call_worker, target, _ping(model, num_threads), timeout_s).result()
 
 
-def _call_worker(target: str, model: str, timeout_s: float) -> Health:
+def _call_worker(target: str, ping: ModelInferRequest, timeout_s: float) -> Health:
     with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         infer = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
@@ -69,19 +71,21 @@ def _call_worker(target: str, model: str, timeout_s: float) -> Health:
         )
         try:
             # Read to the stream's own end: a stream that is dropped half-way keeps Triton from leaving later.
-            replies = list(infer(iter([_ping(model)]), timeout=timeout_s))
+            replies = list(infer(iter([ping]), timeout=timeout_s))
         except grpc.RpcError:
             return Health.NOT_READY
     answered = bool(replies) and not any(reply.error_message for reply in replies)
     return Health.READY if answered else Health.NOT_READY
 
 
-def _ping(model: str) -> ModelInferRequest:
+def _ping(model: str, num_threads: int | None) -> ModelInferRequest:
+    threads = {} if num_threads is None else {THREADS_PARAMETER: InferParameter(int64_param=num_threads)}
     return ModelInferRequest(
         model_name=model,
         parameters={
             OPERATION_PARAMETER: InferParameter(string_param=Operation.PING),
             "triton_enable_empty_final_response": InferParameter(bool_param=True),
+            **threads,
         },
         inputs=[ModelInferRequest.InferInputTensor(name=REQUEST_TENSOR, datatype="BYTES", shape=[1])],
         raw_input_contents=[struct.pack("<I", 0)],  # one BYTES element: its length, then nothing

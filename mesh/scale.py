@@ -1,12 +1,13 @@
 """Changes how many workers a model of a running mesh has: new ones first, then those that leave, drained one by one."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mesh.drain import drain, with_leaving
 from mesh.failure import MeshFailure
 from mesh.launch import running_plan, wait_for_parts
-from mesh.layout import Layout, check_num_workers
+from mesh.layout import THREADS, Layout, check_num_workers, share
 from mesh.plan import Model, Part, Plan, save_plan
 from mesh.ports import is_free
 from mesh.state import StateFolder
@@ -59,7 +60,7 @@ def numbers_by_model(models: Sequence[Model], wanted: Mapping[str, int]) -> dict
 
 
 def with_added(plan: Plan, numbers: Mapping[str, int], layout: Layout) -> tuple[Plan, list[Part]]:
-    """The plan with the workers that are missing, each in a free place, and those alone. Others keep their threads.
+    """The plan with the workers that are missing, each in a free place, and those alone.
 
     Raises MeshFailure if there are no ports left.
     """
@@ -81,7 +82,19 @@ def with_added(plan: Plan, numbers: Mapping[str, int], layout: Layout) -> tuple[
         layout.worker(slot, model, replica, numbers[model.id])
         for slot, (model, replica) in zip(slots, missing, strict=False)
     ]
-    return replace(plan, parts=(*added, *plan.parts)), added
+    return with_shares(replace(plan, parts=(*added, *plan.parts))), added
+
+
+def with_shares(plan: Plan) -> Plan:
+    """The plan in which the workers of a model that stay share the processors; their next ping tells those that run."""
+    numbers = Counter(part.model for part in plan.workers if not part.is_leaving)
+
+    def shared(part: Part) -> Part:
+        if part.model is None or part.is_leaving:
+            return part
+        return replace(part, environment={**part.environment, THREADS: str(share(numbers[part.model]))})
+
+    return replace(plan, parts=tuple(map(shared, plan.parts)))
 
 
 def _remove_leaving(plan: Plan, state: StateFolder, say: Say) -> Plan:
@@ -92,7 +105,7 @@ def _remove_leaving(plan: Plan, state: StateFolder, say: Say) -> Plan:
     say(f"draining {', '.join(names)}")
     leaving = drain(plan, state)
     Supervisor(state).stop(names)
-    kept = replace(plan, parts=tuple(part for part in plan.parts if not part.is_leaving))
+    kept = with_shares(replace(plan, parts=tuple(part for part in plan.parts if not part.is_leaving)))
     _write(kept, state)
     for part in leaving:
         remove_shared_memory(str(part.shm_prefix))

@@ -17,7 +17,7 @@ import psutil
 
 from mesh import envoy
 from mesh.files import write_atomically
-from mesh.layout import route_of
+from mesh.layout import THREADS, route_of
 from mesh.plan import Part, Plan, load_plan
 from mesh.probe import ping_worker
 from mesh.state import MARKER, StateFolder
@@ -66,7 +66,8 @@ class Watch:
         """See World."""
 
         def ask() -> None:
-            health = ping_worker(str(part.grpc), part.kind, SILENT_TO_KILL_S)
+            num_threads = int(part.environment[THREADS])  # another one after the model was scaled
+            health = ping_worker(str(part.grpc), part.kind, SILENT_TO_KILL_S, num_threads=num_threads)
             self._inbox.put(lambda: self._watchdog.note_answer(part.name, asked_s, health, time.monotonic()))
 
         threading.Thread(target=ask, daemon=True).start()

@@ -10,6 +10,7 @@ REQUEST_TENSOR: Final = "request"  # BYTES [1]: one serialised zhinao.*.v1 reque
 RESPONSE_TENSOR: Final = "response"  # BYTES [1]: one serialised zhinao.*.v1 response
 OPERATION_PARAMETER: Final = "operation"  # Triton request parameter; absent means the work of the worker's kind
 TRACE_PARAMETER: Final = "traceparent"  # W3C Trace Context of the caller, which Triton makes of the metadata of a call
+THREADS_PARAMETER: Final = "threads"  # of a ping: how many threads the worker computes with from now on
 MODEL_HEADER: Final = "x-mesh-model"  # gRPC metadata by which Envoy picks the workers of a served model id
 AFFINITY_HEADER: Final = (
     "x-mesh-affinity"  # and one of several: calls of the same value meet the same one, if it has room

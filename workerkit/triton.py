@@ -14,7 +14,14 @@ import triton_python_backend_utils as pb_utils
 from meshkit.errors import MeshError, Reason
 from meshkit.garbage import keep_what_is_loaded
 from meshkit.logs import setup_logging
-from meshkit.wire import OPERATION_PARAMETER, REQUEST_TENSOR, RESPONSE_TENSOR, TRACE_PARAMETER, encode_error
+from meshkit.wire import (
+    OPERATION_PARAMETER,
+    REQUEST_TENSOR,
+    RESPONSE_TENSOR,
+    THREADS_PARAMETER,
+    TRACE_PARAMETER,
+    encode_error,
+)
 from workerkit.metrics import Kind, Metric, Row
 
 if TYPE_CHECKING:
@@ -29,12 +36,16 @@ Adapter = TypeVar("Adapter")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as Triton hands it over. operation: None if it names none; traceparent: of W3C's Trace Context."""
+    """One request as Triton hands it over. operation: None if it names none; traceparent: of W3C's Trace Context.
+
+    num_threads: what a ping may ask for.
+    """
 
     sender: ResponseSender
     request: InferenceRequest
     operation: str | None
     traceparent: str | None
+    num_threads: int | None
 
     @property
     def request_id(self) -> str:
@@ -54,7 +65,8 @@ def accept_all(requests: Sequence[InferenceRequest], accept: Callable[[Call], No
         sender = request.get_response_sender()
         try:
             parameters = json.loads(request.parameters() or "{}")
-            accept(Call(sender, request, parameters.get(OPERATION_PARAMETER), parameters.get(TRACE_PARAMETER)))
+            names = (OPERATION_PARAMETER, TRACE_PARAMETER, THREADS_PARAMETER)
+            accept(Call(sender, request, *map(parameters.get, names)))
         except MeshError as error:
             send_error(sender, error)
         except Exception:  # boundary: a request without an answer is a hung client
@@ -78,10 +90,12 @@ def response(data: bytes) -> InferenceResponse:
     return pb_utils.InferenceResponse([pb_utils.Tensor(RESPONSE_TENSOR, np.array([data], dtype=np.object_))])
 
 
-def send_pong(sender: ResponseSender) -> None:
-    """Answer a ping; called on the thread that computes, which must survive it."""
+def answer_ping(call: Call, use_threads: Callable[[int], None]) -> None:
+    """Do what a ping asks and answer it; called on the thread that computes, which must survive it."""
     try:
-        sender.send(response(b""), flags=FINAL)
+        if call.num_threads is not None:
+            use_threads(call.num_threads)
+        call.sender.send(response(b""), flags=FINAL)
     except Exception:  # boundary: see above
         log.exception("a ping could not be answered")
 

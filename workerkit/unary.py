@@ -15,7 +15,7 @@ from workerkit.batcher import Batcher
 from workerkit.prepared import Prepared, Result, SomeItem
 from workerkit.replies import Replies, TritonReply
 from workerkit.traces import RequestTracer
-from workerkit.triton import Call, TritonMetrics, accept_all, send_pong
+from workerkit.triton import Call, TritonMetrics, accept_all, answer_ping
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest
@@ -37,6 +37,10 @@ class UnaryModel(Protocol[SomeItem, Result]):
 
     def run(self, items: Sequence[SomeItem]) -> Sequence[Result]:
         """Compute items of any requests: one result each, in order."""
+        ...
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many from now on; called on the thread that calls run."""
         ...
 
 
@@ -81,7 +85,7 @@ class UnaryAdapter(Generic[SomeItem, Result]):
         if not self._batcher.is_running:
             raise MeshError(Reason.NOT_READY, "this worker computes no more")
         if call.operation == Operation.PING:
-            self._batcher.ping(lambda: send_pong(call.sender))
+            self._batcher.ping(lambda: answer_ping(call, self._model.use_threads))
             return
         if call.operation not in (None, self._operation):
             raise MeshError(Reason.UNKNOWN_RPC, f"this worker does {self._operation!r}, not {call.operation!r}")

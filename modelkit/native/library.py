@@ -115,6 +115,10 @@ class Library:
         if self._functions.zhinao_open(c_int(torch.get_num_threads())) != 0:
             raise OSError(f"the kernel does not allow what {path.name} needs")
 
+    def use_threads(self, count: int) -> None:
+        """Compute with so many from now on."""
+        self._functions.zhinao_open(c_int(count))
+
     def step(self, model: ModelStruct, kv: CacheStruct, step: Step, logits: Tensor) -> None:
         """Compute a step into logits, (rows, vocab filled up to 16) fp32. Raises MemoryError."""
         arguments = (pointer(model), pointer(kv), pointer(_step_struct(step, logits)))

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <map>
 #include <thread>
 
 namespace {
@@ -30,7 +31,10 @@ Pool& Pool::get() {
 }
 
 void Pool::resize(int threads) {
-    if (the_pool == nullptr || the_pool->threads_ != threads) the_pool = new Pool(threads);  // the old one sleeps on
+    static std::map<int, Pool*> pools;  // one that is not used sleeps on
+    Pool*& pool = pools[threads];
+    if (pool == nullptr) pool = new Pool(threads);
+    the_pool = pool;
 }
 
 Pool::Pool(int threads) : threads_(threads) {

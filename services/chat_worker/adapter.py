@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from meshkit.errors import MeshError, Reason
 from meshkit.telemetry import open_tracing
 from meshkit.wire import Operation
+from modelkit.threads import use_threads
 from services.chat_worker.answers import AnswerReaders
 from services.chat_worker.codec import (
     decode_detokenize,
@@ -30,7 +31,7 @@ from services.chat_worker.prompt import Prepared
 from services.chat_worker.settings import ChatSettings
 from services.chat_worker.spans import ChatTrace, ChatTracer
 from services.chat_worker.worker import ChatWorker, build_worker
-from workerkit.triton import FINAL, Call, TritonMetrics, accept_all, load, response, send_error, send_pong
+from workerkit.triton import FINAL, Call, TritonMetrics, accept_all, answer_ping, load, response, send_error
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest, ResponseSender
@@ -87,7 +88,7 @@ class ChatAdapter:
         if not self._worker.loop.is_running:
             raise MeshError(Reason.NOT_READY, "the engine of this worker has stopped")
         if call.operation == Operation.PING:
-            self._worker.loop.ping(lambda: send_pong(call.sender))
+            self._worker.loop.ping(lambda: answer_ping(call, use_threads))
             return
         if call.operation not in (None, Operation.GENERATE, Operation.TOKENIZE, Operation.DETOKENIZE):
             raise MeshError(Reason.UNKNOWN_RPC, f"operation {call.operation!r} is unknown to a chat worker")

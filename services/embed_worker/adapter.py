@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshkit.wire import Operation
+from modelkit.threads import use_threads
 from services.embed_worker.codec import decode_request, encode_response
 from services.embed_worker.encoder import Row, TextEncoder, load_encoder
 from services.embed_worker.request import Embedding
@@ -49,6 +50,10 @@ class EmbedModel:
     def run(self, items: Sequence[Row]) -> Sequence[Vector]:
         """See UnaryModel."""
         return list(self._encoder.encode([row.token_ids for row in items]))
+
+    def use_threads(self, count: int) -> None:
+        """See UnaryModel."""
+        use_threads(count)
 
 
 def open_adapter() -> UnaryAdapter[Row, Vector]:

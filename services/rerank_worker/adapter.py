@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from meshkit.wire import Operation
+from modelkit.threads import use_threads
 from services.rerank_worker.codec import Score, decode_request, encode_response
 from services.rerank_worker.ranker import Ranker, load_ranker
 from services.rerank_worker.request import Pair
@@ -41,6 +42,10 @@ class RerankModel:
     def run(self, items: Sequence[Pair]) -> Sequence[float]:
         """See UnaryModel."""
         return self._ranker.score(items)
+
+    def use_threads(self, count: int) -> None:
+        """See UnaryModel."""
+        use_threads(count)
 
 
 def open_adapter() -> UnaryAdapter[Pair, float]:

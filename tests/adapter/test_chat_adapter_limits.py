@@ -1,11 +1,14 @@
 """What the chat worker refuses, at the start and at the door, and what it frees when callers leave."""
 
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from meshkit.errors import Reason
+from modelkit import threads
 from services.chat_worker.engine.sequence import FinishReason
 from services.chat_worker.worker import ChatWorker
 from tests.adapter.chat_calls import (
@@ -77,6 +80,21 @@ def test_a_ping_is_answered_by_the_engine_with_nothing_in_it(make_adapter: MakeA
     call = pb_utils.InferenceRequest(b"", operation="ping")
     make_adapter().execute([call])
     assert call.sender.collect() == ([b""], None)
+
+
+def test_a_ping_may_tell_how_many_threads_compute(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr(threads, "best_library", lambda: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: told.append((count, threading.current_thread().name)))
+    adapter = make_adapter()
+
+    for count in (2, 3):
+        call = pb_utils.InferenceRequest(b"", operation="ping", threads=count)
+        adapter.execute([call])
+        assert call.sender.collect() == ([b""], None)
+
+    assert told == [(3, "engine")]
 
 
 def test_an_unknown_operation_is_refused(make_adapter: MakeAdapter) -> None:

@@ -37,6 +37,7 @@ class LetterCounter:
 
     def __init__(self) -> None:
         self.computed: list[str] = []
+        self.threads: list[tuple[int, str]] = []
         self.may_go = threading.Event()
         self.may_go.set()
         self.has_begun = threading.Event()
@@ -54,6 +55,9 @@ class LetterCounter:
         if "unwritable" in words:
             raise RuntimeError("secret words")
         return " ".join(map(str, counts)).encode()
+
+    def use_threads(self, count: int) -> None:
+        self.threads.append((count, threading.current_thread().name))
 
     def run(self, items: Sequence[Word]) -> Sequence[int]:
         self.has_begun.set()
@@ -82,7 +86,7 @@ def make_unary(start_unary: Callable[..., Any], model: LetterCounter) -> Iterato
     model.may_go.set()
 
 
-def send(adapter: Any, words: str, **parameters: str) -> pb_utils.ResponseSender:
+def send(adapter: Any, words: str, **parameters: str | int) -> pb_utils.ResponseSender:
     call = pb_utils.InferenceRequest(words.encode(), **parameters)
     adapter.execute([call])
     return call.sender
@@ -122,15 +126,18 @@ def test_the_operation_may_be_named_and_another_one_is_unknown(make_unary: MakeU
     assert failure(send(adapter, "one", operation="generate")).reason is Reason.UNKNOWN_RPC
 
 
-def test_a_ping_is_answered_by_the_thread_that_computes(make_unary: MakeUnary, model: LetterCounter) -> None:
+def test_a_ping_is_answered_by_the_thread_that_computes_and_may_tell_with_how_many(
+    make_unary: MakeUnary, model: LetterCounter
+) -> None:
     adapter = make_unary()
     hold(adapter, model)
 
-    sender = send(adapter, "", operation="ping")
+    sender, telling = send(adapter, "", operation="ping"), send(adapter, "", operation="ping", threads=3)
 
     assert sender.sent.empty()
     model.may_go.set()
-    assert answer(sender) == ""
+    assert [answer(sender), answer(telling)] == ["", ""]
+    assert model.threads == [(3, "compute")]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class ResponseSender:
 
 
 class InferenceRequest:
-    def __init__(self, data: bytes, **parameters: str) -> None:
+    def __init__(self, data: bytes, **parameters: str | int) -> None:
         self.tensor = Tensor("request", np.array([data], dtype=np.object_))
         self.sender = ResponseSender()
         self._parameters = parameters

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from mesh.drain import with_leaving
 from mesh.failure import MeshFailure
 from mesh.layout import MAX_WORKERS, THREADS, Layout
-from mesh.plan import Model, Options
+from mesh.plan import Model, Options, Plan
 from mesh.ports import BLOCK_LEN, choose_block
-from mesh.scale import numbers_by_model, with_added
+from mesh.scale import numbers_by_model, with_added, with_shares
 from mesh.state import StateFolder
 
 MODELS = (Model("a", "chat", "/a"), Model("b", "chat", "/b"), Model("e", "embed", "/e"))
@@ -33,23 +34,32 @@ def test_what_cannot_be_scaled_is_named(wanted: dict[str, int], words: str) -> N
         numbers_by_model(MODELS, wanted)
 
 
-def test_new_workers_take_free_places_and_running_ones_stay_as_they_are(layout: Layout) -> None:
+def test_new_workers_take_free_places_and_running_ones_keep_theirs(layout: Layout) -> None:
     plan = layout.plan()
 
     grown, added = with_added(plan, {"a": 3}, layout)
 
     assert [part.name for part in added] == ["a-1", "a-2"]
-    assert all(part in grown.parts for part in plan.parts)
+    assert {(part.name, part.grpc) for part in plan.parts} < {(part.name, part.grpc) for part in grown.parts}
     ports = [part.grpc for part in grown.workers]
     assert len(set(ports)) == len(ports) == 5
 
 
-def test_new_workers_share_the_processors(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_a_model_share_the_processors_however_their_number_changes(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
 
-    _, added = with_added(layout.plan(), {"a": 4}, layout)
+    def threads(plan: Plan) -> dict[str, str]:
+        return {part.name: part.environment[THREADS] for part in plan.workers}
+
+    grown, added = with_added(layout.plan(), {"a": 4}, layout)
+    leaving = with_leaving(grown, {"a-3", "a-2"})
+    shrunk = with_shares(leaving)
 
     assert {part.environment[THREADS] for part in added} == {"2"}
+    assert threads(grown) == {"a-0": "2", "a-1": "2", "a-2": "2", "a-3": "2", "b-0": "8", "e-0": "8"}
+    assert threads(shrunk) == threads(grown) | {"a-0": "4", "a-1": "4"}
 
 
 def test_a_place_whose_port_somebody_took_is_left_out(layout: Layout) -> None:

@@ -153,6 +153,16 @@ def test_a_copied_block_continues_as_the_first_does(library: Library) -> None:
     assert torch.equal(first, second)
 
 
+def test_any_number_of_threads_computes_the_same_and_may_change_between_steps(library: Library) -> None:
+    model = native(tiny_decoder(head_dim=32), Format.INT8, library)
+    found: list[Tensor] = []
+    for count in (1, 3, 1, torch.get_num_threads()):
+        library.use_threads(count)
+        found.append(model.forward(Step.build([Segment([1, 2, 3], 0, [0])])))
+
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
 def test_steps_without_a_choice_return_no_rows(library: Library) -> None:
     model = native(tiny_decoder(head_dim=32), Format.INT4, library)
     assert model.forward(Step.build([Segment([1, 2], 0, [0], num_logits=0)])).shape == (0, 96)
