@@ -159,11 +159,15 @@ class Batcher(Generic[Item, Result]):
     def _turn(self) -> None:
         if not self._waiting:
             self._inbox.get()()
-        for _ in range(self._inbox.qsize()):  # what arrives meanwhile waits for the next turn
-            self._inbox.get()()
+        self._read_inbox()
         if not self._stopping and (shares := self._take()):
             self._run(shares)
+            self._read_inbox()  # what came during the batch waits already
         self._observer.observe_load(self._load())
+
+    def _read_inbox(self) -> None:
+        for _ in range(self._inbox.qsize()):  # what arrives meanwhile waits for the next time
+            self._inbox.get()()
 
     def _load(self) -> Load:
         waiting = self._waiting

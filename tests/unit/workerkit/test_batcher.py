@@ -169,7 +169,7 @@ def test_what_waits_is_told_in_requests_inputs_tokens_and_seconds() -> None:
         model.may_go.set()
         assert [caller.ending() for caller in callers] == [[4], [6, 8], [10, 12, 14]]
     waiting = [(load.num_waiting, load.waiting_items, load.waiting_tokens) for load in notes.loads]
-    assert waiting[:7] == [(0, 0, 0), (2, 5, 80), (2, 4, 64), (2, 3, 48), (1, 2, 32), (1, 1, 16), (0, 0, 0)]
+    assert waiting[:7] == [(3, 6, 96), (2, 5, 80), (2, 4, 64), (2, 3, 48), (1, 2, 32), (1, 1, 16), (0, 0, 0)]
     assert [load.oldest_wait_s > 0 for load in notes.loads] == [load.num_waiting > 0 for load in notes.loads]
 
 
