@@ -9,6 +9,7 @@ from tests.architecture.source_tree import PACKAGES, ROOT, modules
 
 FILE_LINES, FUNCTION_LINES, CLASS_LINES = 300, 50, 150
 MODULES = list(modules(*PACKAGES))
+TESTS = [path for path, _ in modules("tests")]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -37,6 +38,11 @@ def test_file_and_its_definitions_are_short(path: str, tree: ast.Module) -> None
 
     assert len((ROOT / path).read_text().splitlines()) <= FILE_LINES
     assert [(node.name, num_lines(node)) for node, limit in limits.items() if num_lines(node) > limit] == []
+
+
+@pytest.mark.parametrize("path", TESTS)
+def test_file_of_tests_is_short(path: str) -> None:
+    assert len((ROOT / path).read_text().splitlines()) <= FILE_LINES
 
 
 @pytest.mark.parametrize(("path", "tree"), MODULES, ids=[path for path, _ in MODULES])

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -18,7 +21,10 @@ from services.gateway.catalog import ServedModel
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
+from services.gateway.tenancy.keys import Limits
+from services.gateway.tenancy.store import Store
 from services.gateway.tenancy.tenancy import Tenancy
+from services.gateway.tenancy.windows import Windows
 from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.triton import TritonWorker, open_channel
 from tests.fakes.triton import FakeTriton
@@ -29,6 +35,8 @@ MODELS = (
     ServedModel(id="zhinao-embed", kind="embed"),
     ServedModel(id="zhinao-rerank", kind="rerank"),
 )
+HALF_PAST_S = 1_000_000 * 60 + 30  # the clock of limits: thirty seconds of the minute are left
+KEYED_CHAT = {"model": "zhinao-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,26 @@ class Mesh:
     http: httpx.AsyncClient
     openai: openai.AsyncOpenAI
     channel: grpc.aio.Channel
+
+
+class Keyed:
+    """A mesh with keys; `key` makes one and returns the headers of a client that has it."""
+
+    def __init__(self, mesh: Mesh, store: Store, tenancy: Tenancy) -> None:
+        self.mesh, self.store, self.tenancy = mesh, store, tenancy
+
+    def key(self, name: str = "a", tenant: str = "t", **limits: Any) -> dict[str, str]:
+        _, secret = self.store.create_key(name, tenant, Limits(**limits))
+        return {"authorization": f"Bearer {secret}"}
+
+    async def chat(self, headers: dict[str, str], **changes: Any) -> Any:
+        return await self.mesh.http.post("/v1/chat/completions", json={**KEYED_CHAT, **changes}, headers=headers)
+
+    async def used(self, headers: dict[str, str]) -> tuple[int, int, int]:
+        answer = (await self.mesh.http.get("/v1/usage", headers=headers)).json()
+        (line,) = answer["data"]
+        assert line["day"] == datetime.now(UTC).date().isoformat()
+        return line["requests"], line["prompt_tokens"], line["completion_tokens"]
 
 
 @asynccontextmanager
@@ -83,6 +111,16 @@ def mesh(shared_mesh: Mesh) -> Mesh:
     """A mesh that remembers no earlier test; it lives in the session's loop."""
     shared_mesh.triton.reset()
     return shared_mesh
+
+
+@pytest_asyncio.fixture
+async def keyed(tmp_path: Path) -> AsyncIterator[Keyed]:
+    """A mesh that asks for keys and has none yet."""
+    store = Store.open(f"sqlite:///{tmp_path}/keys.sqlite3")
+    tenancy = Tenancy(store, Windows(None, clock=lambda: HALF_PAST_S))
+    async with running_mesh(tenancy) as mesh:
+        yield Keyed(mesh, store, tenancy)
+    await tenancy.close()
 
 
 async def metrics_hold(mesh: Mesh, line: str) -> None:
