@@ -17,7 +17,8 @@ from cli.failures import UsageFailure
 from mesh.failure import MeshFailure
 from mesh.state import StateFolder
 from services.gateway.tenancy.keys import Limits
-from services.gateway.tenancy.store import Store, StoreFailure
+from services.gateway.tenancy.store import Store
+from services.gateway.tenancy.uses import StoreFailure
 
 DATABASE_VARIABLE: Final = "GATEWAY_DATABASE_URL"
 _OWN_KEY: Final = "zhinao-up"  # what `zhinao up` asks its first questions with; revoked once they are answered

@@ -20,8 +20,8 @@ from services.gateway.app import create_app
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
-from services.gateway.tenancy.store import StoreFailure
 from services.gateway.tenancy.tenancy import Tenancy
+from services.gateway.tenancy.uses import StoreFailure
 from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.resume import ResumingWorker
 from services.gateway.upstream.triton import TritonWorker, open_channel

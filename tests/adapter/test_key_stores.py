@@ -12,7 +12,8 @@ from meshkit.errors import MeshError, Reason
 from services.gateway.tenancy.directory import OUTAGE_S, TRUST_S, KeyDirectory
 from services.gateway.tenancy.keys import Limits, hash_secret
 from services.gateway.tenancy.ledger import Ledger
-from services.gateway.tenancy.store import Slot, Store, StoreFailure, Use
+from services.gateway.tenancy.store import Store
+from services.gateway.tenancy.uses import Slot, StoreFailure, Use
 from services.gateway.tenancy.windows import Windows
 from tests.fixtures.servers import running_postgres, running_redis
 

@@ -83,6 +83,14 @@ def test_light_package_loads_no_tensor_code(package: str) -> None:
     assert not {name.partition(".")[0] for name in loaded - ONLY_COUNTS} & TENSOR_CODE
 
 
+def test_a_gateway_without_keys_loads_no_database() -> None:
+    program = "import json, sys, services.gateway.__main__; print(json.dumps(list(sys.modules)))"
+
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert not {name.partition(".")[0] for name in json.loads(result.stdout)} & {"alembic", "redis", "sqlalchemy"}
+
+
 def test_there_is_a_triton_entry_per_worker() -> None:
     workers = {path.name.removesuffix("_worker") for path in (ROOT / "services").glob("*_worker")}
 

@@ -10,7 +10,7 @@ from services.gateway.call import CURRENT
 from services.gateway.deps import GatewayDep
 from services.gateway.openai.key_usage import KeyUsage
 from services.gateway.openapi import CLIENT, responses
-from services.gateway.tenancy.directory import first_of_month
+from services.gateway.tenancy.uses import first_of_month
 from services.gateway.translate.key_usage import to_key_usage
 
 router = APIRouter(tags=["models"])

@@ -7,12 +7,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.tenancy.keys import Grant, hash_secret, is_secret
-from services.gateway.tenancy.store import Store, StoreFailure
+from services.gateway.tenancy.uses import StoreFailure, first_of_month
+
+if TYPE_CHECKING:  # it loads the database's libraries
+    from services.gateway.tenancy.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class KeyDirectory:
     """The keys of the database, as one gateway sees them. on_read is called with a key's id before it is read."""
 
     def __init__(
-        self, store: Store, *, on_read: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, store: "Store", *, on_read: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = store
         self._on_read = on_read
@@ -82,8 +85,3 @@ class KeyDirectory:
             return None
         self._on_read(key.id)
         return Grant(key, self._store.tokens_since(key.id, first_of_month(datetime.now(UTC).date())))
-
-
-def first_of_month(day: date) -> date:
-    """When that day's monthly quota began."""
-    return day.replace(day=1)

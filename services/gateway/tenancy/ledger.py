@@ -4,9 +4,12 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from services.gateway.tenancy.store import Slot, Store, StoreFailure, Use
+from services.gateway.tenancy.uses import Slot, StoreFailure, Use
+
+if TYPE_CHECKING:  # it loads the database's libraries
+    from services.gateway.tenancy.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +19,7 @@ FLUSH_S: Final = 5.0  # what a gateway that is killed forgets
 class Ledger:
     """What this gateway's keys used. Its event loop owns it; only `mark` is called from another thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: "Store") -> None:
         self._store = store
         self._pending: defaultdict[Slot, Use] = defaultdict(Use)
         self._noted: Counter[str] = Counter()  # tokens by key, since the start

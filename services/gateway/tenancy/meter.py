@@ -10,7 +10,7 @@ from meshkit.errors import MeshError, Reason
 from services.gateway.call import Call
 from services.gateway.tenancy.keys import Grant
 from services.gateway.tenancy.ledger import Ledger
-from services.gateway.tenancy.store import Use
+from services.gateway.tenancy.uses import Use
 from services.gateway.tenancy.windows import Windows
 
 _CONCURRENT_RETRY_S = 1.0  # nobody knows when one of the client's own answers ends

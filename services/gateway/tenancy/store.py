@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
@@ -17,44 +17,11 @@ from sqlalchemy.orm import Session
 
 from services.gateway.tenancy.keys import Key, Limits, hash_secret, new_secret
 from services.gateway.tenancy.schema import KeyRow, UsageRow
+from services.gateway.tenancy.uses import Slot, StoreFailure, Use
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 8360  # any number that all gateways agree on
 _WAIT_S: Final = 2  # for a connection, an answer, another writer
-
-
-class StoreFailure(Exception):
-    """The database did not do what was asked; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One line of the usage table: a key, a day (UTC) and a model."""
-
-    key_id: str
-    day: date
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What was used."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: "Use") -> "Use":
-        return Use(
-            self.requests + other.requests,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and answer together."""
-        return self.prompt_tokens + self.completion_tokens
 
 
 class Store:

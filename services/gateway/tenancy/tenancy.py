@@ -4,20 +4,24 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import date
+from typing import TYPE_CHECKING
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import Call
 from services.gateway.tenancy.directory import KeyDirectory
 from services.gateway.tenancy.ledger import Ledger
 from services.gateway.tenancy.meter import Meter
-from services.gateway.tenancy.store import Slot, Store, Use
+from services.gateway.tenancy.uses import Slot, Use
 from services.gateway.tenancy.windows import Windows
+
+if TYPE_CHECKING:
+    from services.gateway.tenancy.store import Store
 
 
 class Tenancy:
     """A mesh that asks for keys."""
 
-    def __init__(self, store: Store, windows: Windows) -> None:
+    def __init__(self, store: "Store", windows: Windows) -> None:
         self._store = store
         self._windows = windows
         self._ledger = Ledger(store)
@@ -28,6 +32,8 @@ class Tenancy:
     @asynccontextmanager
     async def open(cls, database_url: str, redis_url: str | None) -> "AsyncGenerator[Tenancy]":
         """Connect; at the end write what was used. Raises StoreFailure if the database does not answer."""
+        from services.gateway.tenancy.store import Store  # a mesh without keys never pays for its libraries
+
         tenancy = cls(await asyncio.to_thread(Store.open, database_url), Windows(redis_url))
         writing = asyncio.create_task(tenancy._ledger.run())
         try:

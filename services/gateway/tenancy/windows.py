@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.errors import StorageError
-from redis.asyncio import ConnectionPool
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +27,7 @@ class Windows:
         self._shared: Storage | None = None
         self._pool: ConnectionPool | None = None
         if redis_url is not None:
-            pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType] -- its options have no types
-                redis_url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S
-            )
+            pool = _open_pool(redis_url)
             self._shared = RedisStorage(
                 f"async+{redis_url}",
                 wrap_exceptions=True,
@@ -63,3 +63,11 @@ class Windows:
         """Let go of Redis."""
         if self._pool is not None:
             await self._pool.disconnect()
+
+
+def _open_pool(redis_url: str) -> "ConnectionPool":
+    from redis.asyncio import ConnectionPool  # a gateway that counts alone never pays for it
+
+    return ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType] -- its options have no types
+        redis_url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S
+    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from services.gateway.openai.key_usage import DayUsage, KeyUsage
 from services.gateway.tenancy.keys import Key
-from services.gateway.tenancy.store import Slot, Use
+from services.gateway.tenancy.uses import Slot, Use
 
 
 def to_key_usage(key: Key, uses: Mapping[Slot, Use]) -> KeyUsage:

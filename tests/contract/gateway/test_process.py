@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from services.gateway.tenancy.keys import Limits
-from services.gateway.tenancy.store import Store, Use
+from services.gateway.tenancy.store import Store
+from services.gateway.tenancy.uses import Use
 from tests.fakes.triton import FakeTriton, Hold, last, piece
 from tests.fixtures.servers import free_port
 
