@@ -10,13 +10,12 @@ from datetime import UTC, date, datetime
 from typing import Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from cli.failures import UsageFailure
+from cli.tables import open_console, table_for
 from mesh.failure import MeshFailure
 from mesh.state import StateFolder
-from services.gateway.tenancy.keys import Limits
+from services.gateway.tenancy.keys import Key, Limits
 from services.gateway.tenancy.store import Store
 from services.gateway.tenancy.uses import StoreFailure
 
@@ -40,16 +39,9 @@ def list_keys(state: StateFolder, as_json: bool) -> None:
         for key in keys:
             typer.echo(json.dumps(asdict(key), default=str))
         return
-    table = Table(box=None)
-    for column in ("name", "tenant", "state", "models", "requests/min", "tokens/min", "at once", "tokens/month"):
-        table.add_column(column, no_wrap=True, overflow="fold")
-    for key in keys:
-        limits = key.limits
-        counts = (limits.requests_per_minute, limits.tokens_per_minute, limits.max_concurrent, limits.tokens_per_month)
-        shown = ("-" if count is None else str(count) for count in counts)
-        is_revoked = "revoked" if key.revoked_at else "works"
-        table.add_row(key.name, key.tenant, is_revoked, ", ".join(limits.models) or "all", *shown)
-    Console().print(table)
+    columns = ("name", "tenant", "state", "models", "requests/min", "tokens/min", "at once", "tokens/month")
+    console = open_console()
+    console.print(table_for(console, columns, [_key_cells(key) for key in keys]))
 
 
 def revoke_key(state: StateFolder, name: str) -> None:
@@ -65,16 +57,17 @@ def show_usage(state: StateFolder, start: date | None, end: date | None, as_json
     with _store(state) as store:
         uses = store.use(start or last.replace(day=1), last)
         names = {key.id: key.name for key in store.list_keys()}
-    table = Table(box=None)
-    for column in ("day", "key", "model", "requests", "prompt tokens", "completion tokens"):
-        table.add_column(column, no_wrap=True, overflow="fold")
-    for slot, use in uses.items():
-        row = {"day": slot.day.isoformat(), "key": names[slot.key_id], "model": slot.model, **asdict(use)}
-        table.add_row(*map(str, row.values()))
-        if as_json:
-            typer.echo(json.dumps(row))
-    if not as_json:
-        Console().print(table)
+    lines = [
+        {"day": slot.day.isoformat(), "key": names[slot.key_id], "model": slot.model, **asdict(use)}
+        for slot, use in uses.items()
+    ]
+    if as_json:
+        for line in lines:
+            typer.echo(json.dumps(line))
+        return
+    columns = ("day", "key", "model", "requests", "prompt tokens", "completion tokens")
+    console = open_console()
+    console.print(table_for(console, columns, [[str(value) for value in line.values()] for line in lines]))
 
 
 def choose_database(state: StateFolder, host: str, *, insecure_no_keys: bool) -> str | None:
@@ -105,6 +98,14 @@ def own_key(database_url: str | None) -> Generator[str | None]:
         return
     with _failures(), closing(Store.open(database_url)) as store, store.lent_key(_OWN_KEY) as secret:
         yield secret
+
+
+def _key_cells(key: Key) -> list[str]:
+    limits = key.limits
+    counts = (limits.requests_per_minute, limits.tokens_per_minute, limits.max_concurrent, limits.tokens_per_month)
+    state = "revoked" if key.revoked_at else "works"
+    models = ", ".join(limits.models) or "all"
+    return [key.name, key.tenant, state, models, *("-" if count is None else str(count) for count in counts)]
 
 
 def _has_keys(state: StateFolder) -> bool:

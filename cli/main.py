@@ -17,7 +17,10 @@ EDGE: Final = "http://127.0.0.1:8360"
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Run and use a local mesh of Triton workers behind an OpenAI-compatible gateway.",
+    rich_markup_mode="markdown",  # paragraphs are broken where the terminal ends
+    help="""Run and use a local mesh of Triton workers behind an OpenAI-compatible gateway.
+
+    To begin: `zhinao up --detach`, then `zhinao chat`, and `zhinao down` in the end.""",
 )
 
 StateOption = Annotated[
@@ -236,6 +239,7 @@ def rerank(
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(keys_app, name="keys")
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Default: no limit.")]
+ConcurrencyOption = Annotated[int | None, typer.Option(min=1, help="Requests at once; default: no limit.")]
 
 
 @keys_app.command("create")
@@ -245,7 +249,7 @@ def keys_create(
     model: Annotated[list[str] | None, typer.Option(help="Model it may use, repeatable; default: all.")] = None,
     requests_per_minute: LimitOption = None,
     tokens_per_minute: LimitOption = None,
-    max_concurrent: LimitOption = None,
+    max_concurrent: ConcurrencyOption = None,
     tokens_per_month: LimitOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse parameters that would have no effect.")] = False,
     state: StateOption = None,

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cli.tables import open_console, table_for
 from mesh.load import Load
 from mesh.state import StateFolder
 from mesh.status import MeshStatus, PartStatus, mesh_status, resident_bytes
 
 EVERY_S: Final = 1.0
+_SPARE: Final = ("grpc", "threads", "http", "pid")  # what a narrow terminal is spared
 COLUMNS: Final = ("part", "state", "pid", "restarts", "running", "waiting", "KV", "threads", "memory", "http", "grpc")
 
 
@@ -27,7 +29,8 @@ def status(state: StateFolder, as_json: bool) -> None:
     elif found.edge is None:
         typer.echo(f"no mesh runs in {state.path}")
     else:
-        Console().print(_table(found))
+        console = open_console()
+        console.print(_table(found, console))
         if any(part.state == "lost" for part in found.parts):
             typer.echo("the supervisor of this mesh is gone; zhinao down cleans up")
 
@@ -36,17 +39,13 @@ def watch_status(state: StateFolder) -> None:
     """Show the status in place until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
         while True:
-            live.update(_table(mesh_status(state)), refresh=True)
+            live.update(_table(mesh_status(state), live.console), refresh=True)
             time.sleep(EVERY_S)
 
 
-def _table(found: MeshStatus) -> Table:
-    table = Table(title=found.edge or "no mesh runs", title_justify="left", box=None)
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True, overflow="fold")
-    for part in found.parts:
-        table.add_row(*_cells(part))
-    return table
+def _table(found: MeshStatus, console: Console) -> Table:
+    rows = [_cells(part) for part in found.parts]
+    return table_for(console, COLUMNS, rows, title=found.edge or "no mesh runs", spare=_SPARE)
 
 
 def _cells(part: PartStatus) -> list[str]:

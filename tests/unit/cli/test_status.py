@@ -1,6 +1,7 @@
 """How the status of a mesh is shown."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +26,18 @@ Show = Callable[[MeshStatus], str]
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Show:
-    monkeypatch.setenv("COLUMNS", "200")
-
     def run(found: MeshStatus, *, as_json: bool = False) -> str:
         monkeypatch.setattr(shown, "mesh_status", lambda _state: found)
         shown.status(StateFolder(tmp_path), as_json)
-        return capsys.readouterr().out
+        return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
 
     return run
+
+
+def be_a_terminal(monkeypatch: pytest.MonkeyPatch, *, width: int) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
 
 
 def test_a_worker_shows_its_load_cache_and_threads_and_a_gateway_none(show: Show) -> None:
@@ -48,6 +53,35 @@ def test_a_ready_worker_that_gets_no_calls_is_marked(show: Show) -> None:
 
     assert "ready, out" in out
     assert "leaving, out" not in out
+
+
+def test_a_terminal_of_80_columns_shows_what_matters_whole_and_names_what_it_leaves_out(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_a_terminal(monkeypatch, width=80)
+    worker = replace(WORKER, name="zhinao-rerank-10", restarts=12, load=Load(512, 1024, 1.0), serving=False)
+
+    lines = show(replace(MESH, parts=(worker, GATEWAY))).splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["part", "state", "pid", "restarts", "running", "waiting", "KV", "memory"]
+    assert lines[2].split()[:3] == ["zhinao-rerank-10", "ready,", "out"]
+    assert lines[-1].strip() == "in a wider terminal: grpc, threads, http"
+
+
+def test_a_name_that_is_longer_than_the_terminal_is_folded_not_cut(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    be_a_terminal(monkeypatch, width=40)
+
+    out = show(replace(MESH, parts=(replace(WORKER, name="x" * 100),)))
+
+    assert max(map(len, out.splitlines())) <= 40
+    assert out.count("x") == 100
+
+
+def test_a_pipe_gets_every_column(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+
+    assert show(MESH).splitlines()[1].split() == list(shown.COLUMNS)
 
 
 def test_a_lost_mesh_says_how_to_clean_up(show: Show) -> None:
