@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,11 @@ def python_of(engine: str) -> Path:
     return Path(sys.executable) if engine in _AT_HOME else peers_folder() / engine / "bin" / "python"
 
 
+def bound(command: Sequence[str | Path]) -> list[str | Path]:
+    """The command as one that the kernel kills when whoever starts it ends, however that ends. Source: prctl(2)."""
+    return ["setpriv", "--pdeathsig", "KILL", *command]
+
+
 class Engine:
     """A running engine. Start one with `with`; entering raises EngineError if it cannot load."""
 
@@ -101,7 +106,13 @@ class Engine:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, env=environment
+                bound(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=environment,
             )
         self.about = self._read()
         return self

@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 from rich.console import Console
 
-from bench.engines import python_of
+from bench.engines import bound, python_of
 from bench.fake_answer import MODEL
 from bench.figures import percentile
 from bench.machine import RESULTS, ROOT, read_head
@@ -159,7 +159,7 @@ def _process(
 ) -> Iterator["subprocess.Popen[str]"]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command,
+            bound(command),
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}", **(environment or {})},
             stdout=subprocess.PIPE if pipe else log,

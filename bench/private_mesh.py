@@ -67,8 +67,8 @@ def private_mesh(*options: str, kinds: Sequence[str] = ("chat",)) -> Iterator[Pr
     replicas = ",".join(f"{kind}={int(kind in kinds)}" for kind in KINDS)
     with tempfile.TemporaryDirectory(prefix="zhinao-bench-") as name:
         state = Path(name) / "state"
-        _zhinao("up", state, "--port", str(port), "--detach", "--replicas", replicas, *options)
-        try:
+        try:  # a start that is interrupted leaves parts as well
+            _zhinao("up", state, "--port", str(port), "--detach", "--replicas", replicas, *options)
             parts = [part for part in _parts(state) if part["model"]]
             workers = {part["kind"]: Worker(part["grpc"], part["metrics"], part["model"]) for part in parts}
             yield PrivateMesh("127.0.0.1", port, workers, state)
