@@ -84,16 +84,21 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def responses(
-    answer: object, reasons: Sequence[Reason], *, error: type = ErrorBody, events: type | None = None
+    answer: object,
+    reasons: Sequence[Reason],
+    *,
+    error: type = ErrorBody,
+    events: type | None = None,
+    done: bool = False,
 ) -> Responses:
     """What a route can answer, in FastAPI's form.
 
-    answer: type of its success. events: type of its stream's.
+    answer: type of its success. events: type of its stream's. done: whether `[DONE]` follows them.
     reasons: of its failures. error: type of their body.
     """
     success: dict[str, Any] = {"description": "Success", "headers": _headers(200, reasons), "model": answer}
     if events is not None:
-        success["content"] = {"text/event-stream": {"itemSchema": _event_schema(events)}}
+        success["content"] = {"text/event-stream": {"schema": _event_schema(events, done=done)}}
     described: Responses = {200: success}
     codes: defaultdict[int, list[str]] = defaultdict(list)
     for reason in reasons:
@@ -110,10 +115,11 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     made = get_openapi(
         title=TITLE,
         version=version("zhinao-mesh"),
-        openapi_version="3.2.0",  # the first that can describe the events of a stream
+        openapi_version="3.1.0",  # 3.2 has a word for events, and generators of clients do not know it yet
         description=_ABOUT,
         routes=routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "http://127.0.0.1:8360", "description": "The local mesh."}],
     )
     components = made["components"]
@@ -123,8 +129,7 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
             operation["responses"].pop("422", None)  # FastAPI's own idea of a bad request
             _hoist_events(operation["responses"]["200"], components["schemas"])
             operation["parameters"] = [*operation.get("parameters", ()), *_parameters(operation)]
-            if "operation" not in operation["tags"]:
-                operation["security"] = [{"key": []}, {}]
+            operation["security"] = [] if "operation" in operation["tags"] else [{"key": []}, {}]
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)
     components["headers"] = {
@@ -154,28 +159,17 @@ def _parameters(operation: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 
-def _event_schema(events: type) -> dict[str, Any]:
-    """Of one event: a piece of the answer, the failure that ended it, or the word after the last piece."""
-    data = TypeAdapter(cast("type[object]", events | ErrorBody)).json_schema(
+def _event_schema(events: type, *, done: bool) -> dict[str, Any]:
+    """Of the data of an event, as OpenAI's own document has it: a piece of the answer, or the failure that ended it."""
+    schema = TypeAdapter(cast("type[object]", events | ErrorBody)).json_schema(
         mode="serialization", ref_template="#/components/schemas/{model}"
     )
-    return {
-        "type": "object",
-        "required": ["data"],
-        "properties": {
-            "data": {
-                "anyOf": [
-                    {"const": "[DONE]"},
-                    {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
-                ]
-            }
-        },
-    }
+    end = "; `[DONE]` follows the last one" if done else ""
+    return {"description": f"The JSON of each event{end}. A failure is the last event.", **schema}
 
 
 def _hoist_events(success: Mapping[str, Any], schemas: dict[str, Any]) -> None:
     """Move what the schema of events defines to where references look for it."""
     stream = success.get("content", {}).get("text/event-stream")
     if stream is not None:
-        data = stream["itemSchema"]["properties"]["data"]["anyOf"][1]["contentSchema"]
-        schemas.update(cast("dict[str, Any]", data.pop("$defs")))
+        schemas.update(cast("dict[str, Any]", stream["schema"].pop("$defs")))

@@ -129,8 +129,20 @@ def only(*allowed: object) -> Restriction:
         )
 
     description = f"Other values are not supported: leave it out, or send {values}."
-    choices = [None, *(each for each in allowed if each is not None)]
-    return Restriction(check, {"enum": choices, "description": description})
+    choices = [_same(each) for each in (None, *(each for each in allowed if each is not None))]
+    schema = choices[0] if len(choices) == 1 else {"anyOf": choices}
+    return Restriction(check, {**schema, "description": description})
+
+
+def _same(value: object) -> dict[str, object]:
+    """A schema of this value alone; it names the type, as what generates clients has it."""
+    if isinstance(value, list):
+        items = [_same(each) for each in cast("list[object]", value)]
+        return {"type": "array", "minItems": len(items), "maxItems": len(items), "items": items[0] if items else {}}
+    if isinstance(value, dict):
+        return {"type": "object", "maxProperties": 0}
+    names = {bool: "boolean", int: "integer", str: "string", type(None): "null"}
+    return {"type": names[type(value)]} | ({} if value is None else {"const": value})
 
 
 def renamed(name: str) -> Restriction:

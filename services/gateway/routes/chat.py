@@ -13,7 +13,9 @@ from services.gateway.translate.chat import to_chat_chunks, to_chat_completion, 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_json)])
 
 
-@router.post("/v1/chat/completions", response_model=None, responses=responses(ChatCompletion, ASKED, events=ChatChunk))
+@router.post(
+    "/v1/chat/completions", response_model=None, responses=responses(ChatCompletion, ASKED, events=ChatChunk, done=True)
+)
 async def create_chat_completion(body: ChatCompletionRequest, gateway: GatewayDep) -> Response:
     """Answer a conversation, in one piece or as a stream."""
     head = gateway.new_head("chatcmpl-", body)

@@ -14,7 +14,9 @@ from services.gateway.upstream.several import generate_all
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_json)])
 
 
-@router.post("/v1/completions", response_model=None, responses=responses(Completion, ASKED, events=Completion))
+@router.post(
+    "/v1/completions", response_model=None, responses=responses(Completion, ASKED, events=Completion, done=True)
+)
 async def create_completion(body: CompletionRequest, gateway: GatewayDep) -> Response:
     """Continue texts or token ids, in one piece or as a stream."""
     head = gateway.new_head("cmpl-", body)

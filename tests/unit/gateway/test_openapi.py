@@ -59,7 +59,7 @@ def test_an_operation_says_what_it_is(method: str, path: str, operation: dict[st
     assert re.fullmatch(r"[A-Z].{9,}[^.]", operation["summary"])
     (tag,) = operation["tags"]
     assert tag in {each["name"] for each in DOCUMENT["tags"]}
-    assert ("security" in operation) == (tag != "operation")
+    assert bool(operation["security"]) == (tag != "operation")
 
 
 @operations
@@ -80,6 +80,21 @@ def test_every_answer_names_its_request(method: str, path: str, operation: dict[
     for status, answer in operation["responses"].items():
         assert "x-request-id" in answer["headers"]
         assert ("x-should-retry" in answer["headers"]) == (status in {"429", "503", "504"})
+
+
+@pytest.mark.parametrize(
+    ("path", "events", "done"),
+    [
+        ("/v1/chat/completions", "ChatChunk", True),
+        ("/v1/completions", "Completion", True),
+        ("/v1/responses", "ResponseEvent", False),
+    ],
+)
+def test_a_stream_names_the_schema_of_its_events_and_whether_done_follows(path: str, events: str, done: bool) -> None:
+    schema = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+
+    assert [each["$ref"].rpartition("/")[2] for each in schema["anyOf"]] == [events, "ErrorBody"]
+    assert ("[DONE]" in schema["description"]) == done
 
 
 @operations
