@@ -2,11 +2,11 @@
 
 import json
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NoReturn, Protocol, cast
 
 import jinja2
@@ -20,6 +20,8 @@ from modelkit.tokenizer import Tokenizer
 from modelkit.tokenizer_config import TokenizerConfig
 from modelkit.tokenizer_zhinao import ZhinaoTokenizer
 
+NO_VALUES: Final[Mapping[str, object]] = MappingProxyType({})
+_OURS: Final = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # not for callers to set
 _ZHINAO_SYSTEM: Final = "You are a helpful assistant."
 
 
@@ -35,8 +37,18 @@ class ChatTemplate(Protocol):
         """How a model that reads this template writes the call of a function."""
         ...
 
-    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
-        """The ids of functions, turns and the generation prompt. Raises TemplateError when the template refuses."""
+    @property
+    def value_names(self) -> Collection[str]:
+        """What a caller may set beside messages and tools, e.g. enable_thinking."""
+        ...
+
+    def encode(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), values: Mapping[str, object] = NO_VALUES
+    ) -> list[int]:
+        """The ids of functions, turns and the generation prompt. Raises TemplateError when the template refuses.
+
+        values: JSON values by name; those that the template does not ask for have no effect.
+        """
         ...
 
 
@@ -64,6 +76,7 @@ class ZhinaoChatTemplate:
     """
 
     call_form = CallForm.TAGGED
+    value_names: Collection[str] = ()
 
     def __init__(self, tokenizer: ZhinaoTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -71,7 +84,12 @@ class ZhinaoChatTemplate:
         self._end = tokenizer.control_ids["<|im_end|>"]
         self._newline = tokenizer.encode("\n")
 
-    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        values: Mapping[str, object] = NO_VALUES,  # noqa: ARG002 - the format asks for none
+    ) -> list[int]:
         """The ids of all turns and the generation prompt; see ChatTemplate.encode."""
         has_system = messages and messages[0].role == "system"
         turns = messages if has_system else [Message("system", _ZHINAO_SYSTEM), *messages]
@@ -97,10 +115,12 @@ class JinjaChatTemplate:
         """named_tokens: what the template may call `bos_token` and so on. Raises TemplateError on bad syntax."""
         environment = _environment()
         try:
-            self._template = environment.from_string(source, globals={"raise_exception": _refuse, "strftime_now": _now})
-            self._knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
+            self._template = environment.from_string(source, globals=_FUNCTIONS)
+            names = meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise TemplateError(f"chat template: {error}") from error
+        self._knows_tools = "tools" in names
+        self.value_names: Collection[str] = names - _OURS - _FUNCTIONS.keys() - named_tokens.keys()
         bare = self._knows_tools and CALL_START not in source
         self.call_form = CallForm.BARE if bare else CallForm.TAGGED
         self._tokenizer = tokenizer
@@ -111,18 +131,21 @@ class JinjaChatTemplate:
         self._cut = re.compile(f"({_any_of(controls)})")
         self._hidden = _control_start(controls)
 
-    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def encode(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), values: Mapping[str, object] = NO_VALUES
+    ) -> list[int]:
         """The ids of all turns and the generation prompt; see ChatTemplate.encode."""
         if not self._knows_tools:
             messages, tools = spell_tools(messages, tools), ()
-        values: dict[str, object] = {
+        sent: dict[str, object] = {
             "messages": [_to_turn(message) for message in messages],
             "tools": [tool.signature for tool in tools] or None,
+            **{name: value for name, value in values.items() if name in self.value_names},
         }
-        mask = self._choose_mask(values)
+        mask = self._choose_mask(sent)
         unmask = {ord(stand_in): first for first, stand_in in mask.items()}
         ids: list[int] = []
-        for number, segment in enumerate(self._cut.split(self._render(values, mask))):
+        for number, segment in enumerate(self._cut.split(self._render(sent, mask))):
             if number % 2:
                 ids.append(self._tokenizer.control_ids[segment])
             else:
@@ -152,23 +175,6 @@ class JinjaChatTemplate:
             return self._template.render(**self._named_tokens, **hidden, documents=None, add_generation_prompt=True)
         except Exception as error:  # boundary: a template is a program and may fail in any way
             raise TemplateError(f"chat template: {error}") from error
-
-
-def drop_oldest_rounds(
-    messages: Sequence[Message], template: ChatTemplate, limit: int, tools: Sequence[Tool] = ()
-) -> list[Message]:
-    """Drop whole rounds, oldest first, until the conversation takes at most `limit` tokens.
-
-    A round is a user turn and everything up to the next user turn. System turns and the last round always stay, so
-    the result may still be too long: the caller decides what then. Raises TemplateError as ChatTemplate.encode does.
-    """
-
-    def kept_from(start: int) -> list[Message]:
-        return [turn for i, turn in enumerate(messages) if i >= start or turn.role == "system"]
-
-    starts = sorted({0, *(i for i, turn in enumerate(messages) if turn.role == "user")})
-    first_fit = bisect_left(starts[:-1], True, key=lambda start: len(template.encode(kept_from(start), tools)) <= limit)
-    return kept_from(starts[first_fit])
 
 
 def _to_turn(message: Message) -> dict[str, object]:
@@ -275,3 +281,6 @@ def _refuse(message: str) -> NoReturn:
 
 def _now(form: str) -> str:
     return datetime.now().strftime(form)
+
+
+_FUNCTIONS: Final[Mapping[str, object]] = MappingProxyType({"raise_exception": _refuse, "strftime_now": _now})

@@ -1,7 +1,8 @@
-"""States what a conversation is, and writes functions and calls in words for models whose template has none."""
+"""States what a conversation is, shortens one, and spells functions for models whose template has no words for them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -96,3 +97,20 @@ def _spell(message: Message) -> str:
         for call in message.tool_calls
     ]
     return "\n".join([message.content, *calls] if message.content else calls)
+
+
+def drop_oldest_rounds(
+    messages: Sequence[Message], limit: int, encode: Callable[[Sequence[Message]], Sequence[int]]
+) -> list[Message]:
+    """Drop whole rounds, oldest first, until the conversation takes at most `limit` tokens. encode: spells turns.
+
+    A round is a user turn and everything up to the next user turn. System turns and the last round always stay, so
+    the result may still be too long: the caller decides what then. Raises what encode raises.
+    """
+
+    def kept_from(start: int) -> list[Message]:
+        return [turn for i, turn in enumerate(messages) if i >= start or turn.role == "system"]
+
+    starts = sorted({0, *(i for i, turn in enumerate(messages) if turn.role == "user")})
+    first_fit = bisect_left(starts[:-1], True, key=lambda start: len(encode(kept_from(start))) <= limit)
+    return kept_from(starts[first_fit])

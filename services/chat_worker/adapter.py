@@ -122,7 +122,11 @@ class ChatAdapter:
         ids = prompts.token_ids(prompt, model)
         token_bytes = self._worker.tokenizer.token_bytes
         return encode_tokens(
-            ids, model=self._settings.model_id, max_model_len=prompts.max_model_len, token_bytes=token_bytes
+            ids,
+            model=self._settings.model_id,
+            max_model_len=prompts.max_model_len,
+            token_bytes=token_bytes,
+            unused_values=prompts.unused_values(prompt),
         )
 
     def _detokenize(self, data: bytes) -> bytes:
@@ -173,9 +177,13 @@ class ChatAdapter:
         readers = AnswerReaders(prepared.begins_with, prepared.tool_names, token_bytes)
         for piece in self._worker.told(prepared):
             readers.read(piece)
+        unused = () if prepared.generated_token_ids else prepared.unused_values  # told once
 
         def encode(piece: Piece) -> bytes:
-            return encode_piece(piece, readers.read(piece), model=model, seed=seed, token_bytes=token_bytes)
+            nonlocal unused
+            told, unused = unused, ()
+            contents = readers.read(piece)
+            return encode_piece(piece, contents, model=model, seed=seed, token_bytes=token_bytes, unused_values=told)
 
         return encode
 

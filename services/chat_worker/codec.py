@@ -84,9 +84,15 @@ def decode_request(data: bytes) -> GenerationRequest:
 
 
 def encode_piece(
-    piece: Piece, contents: Contents, *, model: str, seed: int, token_bytes: Callable[[int], bytes]
+    piece: Piece,
+    contents: Contents,
+    *,
+    model: str,
+    seed: int,
+    token_bytes: Callable[[int], bytes],
+    unused_values: Sequence[str] = (),
 ) -> bytes:
-    """Write one GenerateResponse. contents: what the piece's text holds."""
+    """Write one GenerateResponse. contents: what the piece's text holds. unused_values: of the template, to be told."""
     found = contents.found
     message = chat_pb2.GenerateResponse(
         text=found.text,
@@ -100,6 +106,7 @@ def encode_piece(
             for part in found.calls
         ],
         prompt_logprobs=[_encode_logprob(token, token_bytes) for token in piece.prompt_scores],
+        unused_template_values=unused_values,
     )
     if piece.finish is not None:
         _encode_finish(piece.finish, message)
@@ -121,11 +128,21 @@ def decode_tokenize(data: bytes) -> tuple[ChatPrompt | TextPrompt, str]:
     return TextPrompt(message.text, with_prefix=not message.omit_special_tokens), message.model
 
 
-def encode_tokens(ids: Sequence[int], *, model: str, max_model_len: int, token_bytes: Callable[[int], bytes]) -> bytes:
-    """Write a TokenizeResponse."""
-    pieces = map(token_bytes, ids)
+def encode_tokens(
+    ids: Sequence[int],
+    *,
+    model: str,
+    max_model_len: int,
+    token_bytes: Callable[[int], bytes],
+    unused_values: Sequence[str],
+) -> bytes:
+    """Write a TokenizeResponse. unused_values: see encode_piece."""
     return tokenize_pb2.TokenizeResponse(
-        ids=ids, model=model, pieces=pieces, max_model_len=max_model_len
+        ids=ids,
+        model=model,
+        pieces=map(token_bytes, ids),
+        max_model_len=max_model_len,
+        unused_template_values=unused_values,
     ).SerializeToString()
 
 
@@ -145,7 +162,8 @@ def encode_text(text: str, *, model: str) -> bytes:
 
 def _decode_chat(prompt: chat_pb2.ChatPrompt) -> ChatPrompt:
     turns = tuple(_decode_turn(i, turn) for i, turn in enumerate(prompt.messages))
-    return ChatPrompt(turns, _decode_tools(prompt))
+    values = _decode_object(prompt.template_values or "{}", "chat_template_kwargs")
+    return ChatPrompt(turns, _decode_tools(prompt), values)
 
 
 def _decode_prompt(message: chat_pb2.GenerateRequest) -> ChatPrompt | TextPrompt | TokenPrompt:
@@ -187,15 +205,19 @@ def _decode_tools(prompt: chat_pb2.ChatPrompt) -> ToolUse:
 
 
 def _decode_tool(number: int, tool: chat_pb2.Tool) -> Tool:
-    param = f"tools[{number}].function.parameters"
+    schema = _decode_object(tool.parameters_schema or '{"type": "object"}', f"tools[{number}].function.parameters")
+    return Tool(tool.name, tool.description, schema)
+
+
+def _decode_object(text: str, param: str) -> dict[str, object]:
     try:
-        schema: object = json.loads(tool.parameters_schema or '{"type": "object"}')
-        json.dumps(schema, ensure_ascii=False).encode()  # JSON can also spell half a surrogate pair
+        value: object = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can also spell half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise MeshError(Reason.INVALID_REQUEST, f"{param} is no JSON: {error}", param=param) from error
-    if not isinstance(schema, dict):
+    if not isinstance(value, dict):
         raise MeshError(Reason.INVALID_REQUEST, f"{param} must be a JSON object", param=param)
-    return Tool(tool.name, tool.description, cast("dict[str, object]", schema))
+    return cast("dict[str, object]", value)
 
 
 def _decode_format(output: chat_pb2.OutputFormat) -> OutputFormat | None:

@@ -1,12 +1,12 @@
 """Turns a request into token ids, sampling and stop conditions, or says what is wrong with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from meshkit.errors import MeshError, Reason
-from modelkit.chat_template import ChatTemplate, TemplateError, drop_oldest_rounds
-from modelkit.conversation import CALL_END, THOUGHT_START, CallForm, Message
+from modelkit.chat_template import ChatTemplate, TemplateError
+from modelkit.conversation import CALL_END, THOUGHT_START, CallForm, Message, drop_oldest_rounds
 from modelkit.tokenizer import Tokenizer
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.engine.sequence import Priority, Sampling, Stop
@@ -25,7 +25,7 @@ class Prepared:
     """A request that the engine can run. generated_token_ids: how its answer begins, which the caller has already.
 
     start_grammar: begins one answer in the form that was asked for. tool_names: the functions that the model knows of.
-    begins_with: what an answer begins with.
+    begins_with: what an answer begins with. unused_values: see PromptBuilder.unused_values.
     """
 
     token_ids: list[int]
@@ -40,6 +40,7 @@ class Prepared:
     timeout_s: float | None = None
     speculate: bool = True
     generated_token_ids: tuple[int, ...] = ()
+    unused_values: tuple[str, ...] = ()
 
 
 class PromptBuilder:
@@ -92,7 +93,14 @@ class PromptBuilder:
             timeout_s=request.timeout_s,
             speculate=self._speculate if request.speculate is None else request.speculate,
             generated_token_ids=self._generated(request, max_tokens),
+            unused_values=self.unused_values(request.prompt),
         )
+
+    def unused_values(self, prompt: ChatPrompt | TextPrompt | TokenPrompt) -> tuple[str, ...]:
+        """Names of values that the template does not ask for: they had no effect."""
+        if self._template is None or not isinstance(prompt, ChatPrompt):
+            return ()
+        return tuple(name for name in prompt.values if name not in self._template.value_names)
 
     def _beginning(self, token_ids: list[int]) -> Part:
         """What the model writes first: a template may have opened its thinking."""
@@ -126,9 +134,9 @@ class PromptBuilder:
                 Reason.MODEL_NOT_FOUND, f"this worker serves {self._model_id!r}, not {model!r}", param="model"
             )
         match prompt:
-            case ChatPrompt(messages, tools):
-                check_tools(tools)
-                return self._chat_ids(messages, tools)
+            case ChatPrompt():
+                check_tools(prompt.tools)
+                return self._chat_ids(prompt)
             case TextPrompt(text, with_prefix):
                 prefix_ids = self._tokenizer.prefix_ids if with_prefix else ()
                 return [*prefix_ids, *self._tokenizer.encode(text)]
@@ -142,10 +150,10 @@ class PromptBuilder:
     def _prompt_ids(self, request: GenerationRequest) -> list[int]:
         prompt = request.prompt
         if request.truncate_prompt and isinstance(prompt, ChatPrompt):
-            return self._chat_ids(prompt.messages, prompt.tools, room=self.max_model_len - (request.max_tokens or 1))
+            return self._chat_ids(prompt, room=self.max_model_len - (request.max_tokens or 1))
         return self.token_ids(prompt)
 
-    def _chat_ids(self, messages: tuple[Message, ...], tools: ToolUse, room: int | None = None) -> list[int]:
+    def _chat_ids(self, prompt: ChatPrompt, room: int | None = None) -> list[int]:
         """room: the tokens that the conversation may take; its oldest rounds are dropped until it fits."""
         if self._template is None:
             raise MeshError(
@@ -153,12 +161,15 @@ class PromptBuilder:
                 f"model {self._model_id!r} has no chat template; send its prompt to /v1/completions",
                 param="messages",
             )
+        template, messages = self._template, prompt.messages
         if not messages:
             raise _invalid("messages is empty; at least one message is needed", "messages")
+
+        def encode(turns: Sequence[Message]) -> list[int]:
+            return template.encode(turns, prompt.tools.offered, prompt.values)
+
         try:
-            if room is not None:
-                messages = tuple(drop_oldest_rounds(messages, self._template, room, tools.offered))
-            return self._template.encode(messages, tools.offered)
+            return encode(messages if room is None else drop_oldest_rounds(messages, room, encode))
         except TemplateError as error:
             raise _invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
 

@@ -57,10 +57,11 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, laid out by the model's chat template."""
+    """A conversation, laid out by the model's chat template. values: what the template may ask for beside it."""
 
     messages: tuple[Message, ...]
     tools: ToolUse = ToolUse()
+    values: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)

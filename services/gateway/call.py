@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 import uuid
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,9 +25,9 @@ class Call:
     """One request. model and the token counts are filled in by whoever learns them, for the log line.
 
     tenant: tells who asks apart, without telling the key that the client sent; empty for one that sent none.
-    strict: fields of a body that have no effect are refused, whatever the body says.
+    strict: fields that have no effect are refused, as the key or the body wants it.
     grant: the key, in a mesh that asks for keys. is_counted: whether the key's requests hold this one.
-    limit_headers: what is left of its limits.
+    limit_headers: what is left of its limits. ignored: fields that the worker found to have no effect.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Call:
     grant: Grant | None = None
     is_counted: bool = False
     limit_headers: dict[str, str] = field(default_factory=dict[str, str])
+    ignored: list[str] = field(default_factory=list[str])
     timeout: str | None = None  # seconds that the client gives for the whole answer, as it sent them
     begun_s: float = field(default_factory=time.perf_counter)
     asked_s: float | None = None  # when a worker was first asked, and when its latest piece came; same clock
@@ -78,12 +80,25 @@ class Call:
             )
         return left_s
 
+    def ignore(self, names: Iterable[str]) -> None:
+        """Note fields that have no effect. NOT_SUPPORTED if the request is strict."""
+        for name in names:
+            if self.strict:
+                raise no_effect(name)
+            self.ignored.append(name)
+
     def may_use(self, model: str) -> bool:
         """Whether the caller's key allows that model; without keys everybody may."""
         return self.grant is None or self.grant.key.limits.allow(model)
 
 
 CURRENT: Final[ContextVar[Call]] = ContextVar("call")
+
+
+def no_effect(name: str) -> MeshError:
+    """Why a strict request with that field is refused."""
+    message = f"{ascii(name)[1:-1]:.80} has no effect here, and the request is strict; leave it out"
+    return MeshError(Reason.NOT_SUPPORTED, message, param=name)
 
 
 def begin_call(request_id: str | None, traceparent: str | None, authorization: str | None) -> Call:

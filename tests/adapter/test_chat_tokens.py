@@ -5,7 +5,7 @@ from pathlib import Path
 from meshkit.errors import MeshError, Reason
 from meshkit.wire import Operation, decode_error
 from modelkit.tokenizer import load_tokenizer
-from tests.adapter.chat_calls import USER, zhinao_ids
+from tests.adapter.chat_calls import USER, answer, chat, failure, greedy, zhinao_ids
 from tests.adapter.conftest import MakeAdapter
 from tests.fakes import pb_utils
 from zhinao.chat.v1.chat_pb2 import ChatPrompt, Message
@@ -59,3 +59,23 @@ def test_what_is_wrong_is_told_and_places_are_given_back(make_adapter: MakeAdapt
         assert isinstance(unknown, MeshError) and (unknown.reason, unknown.param) == (Reason.INVALID_REQUEST, "tokens")
     other = ask(adapter, Operation.TOKENIZE, TokenizeRequest(model="other", text="a"))
     assert isinstance(other, MeshError) and (other.reason, other.param) == (Reason.MODEL_NOT_FOUND, "model")
+
+
+def test_variables_that_the_template_does_not_ask_for_are_told_once(make_adapter: MakeAdapter) -> None:
+    adapter, request = make_adapter(), chat((USER, "hi"), **greedy(8), n=2)
+    request.chat.template_values = '{"enable_thinking": false}'
+
+    first, *rest = answer(adapter, request)
+    counted = tokens(adapter, TokenizeRequest(chat=request.chat))
+
+    assert list(first.unused_template_values) == list(counted.unused_template_values) == ["enable_thinking"]
+    assert not any(piece.unused_template_values for piece in rest)
+
+
+def test_variables_of_the_template_must_be_an_object(make_adapter: MakeAdapter) -> None:
+    request = chat((USER, "hi"), **greedy(8))
+    request.chat.template_values = "[]"
+
+    error = failure(make_adapter(), request)
+
+    assert (error.reason, error.param) == (Reason.INVALID_REQUEST, "chat_template_kwargs")

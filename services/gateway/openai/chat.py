@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from services.gateway.openai.fields import example, only
 from services.gateway.openai.generation import FinishReasonWord, GenerationFields
-from services.gateway.openai.messages import Message
+from services.gateway.openai.messages import Message, TemplateValues
 from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.tools import ToolCall, ToolCallDelta, ToolChoiceField, ToolDefinition
 from services.gateway.openai.usage import UsageBody
@@ -30,7 +30,7 @@ class ChatCompletionRequest(GenerationFields):
     audio: Annotated[object, only(None)] = None
     web_search_options: Annotated[object, only(None)] = None
     chat_template: Annotated[object, only(None)] = None
-    chat_template_kwargs: Annotated[object, only({})] = None
+    chat_template_kwargs: TemplateValues | None = None
     documents: Annotated[object, only([])] = None
     add_generation_prompt: Annotated[object, only(True)] = None
     continue_final_message: Annotated[object, only(False)] = None

@@ -22,8 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from meshkit.errors import MeshError, Reason
-from services.gateway.call import CURRENT
+from services.gateway.call import CURRENT, no_effect
 
 UNSUPPORTED: Final = "unsupported_parameter"  # error type of a value that OpenAI allows and this mesh does not
 UINT32_MAX: Final = 2**32 - 1
@@ -91,10 +90,11 @@ class RequestBody(Part):
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         call = CURRENT.get(None)
+        if call is not None and self.strict:
+            call.strict = True
         if self.strict or (call is not None and call.strict):
             for name in self.ignored():
-                message = f"{ascii(name)[1:-1]:.80} has no effect here, and the request is strict; leave it out"
-                raise MeshError(Reason.NOT_SUPPORTED, message, param=name)
+                raise no_effect(name)
         return self
 
 

@@ -16,6 +16,9 @@ from pydantic_core import PydanticCustomError
 from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, only
 from services.gateway.openai.tools import MadeCall
 
+_OWN_NAMES: Final = frozenset(
+    {"add_generation_prompt", "chat_template", "continue_final_message", "documents", "messages", "tokenize", "tools"}
+)
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -31,6 +34,22 @@ def _text_part(kind: str) -> str:
     if kind != "text":
         raise PydanticCustomError(UNSUPPORTED, "must be text: the models read nothing else")
     return kind
+
+
+def _without_own_names(values: dict[str, object]) -> dict[str, object]:
+    for name in _OWN_NAMES & values.keys():
+        raise PydanticCustomError("template_values", "must not hold {name}: it is no variable here", {"name": name})
+    return values
+
+
+# Variables of the model's chat template, beside those that the mesh sets.
+TemplateValues = Annotated[
+    dict[str, object],
+    AfterValidator(_without_own_names),
+    WithJsonSchema(
+        {"type": "object", "additionalProperties": True, "propertyNames": {"not": {"enum": sorted(_OWN_NAMES)}}}
+    ),
+]
 
 
 class TextPart(Part):

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, example, only
-from services.gateway.openai.messages import Message
+from services.gateway.openai.messages import Message, TemplateValues
 from services.gateway.openai.tools import ToolDefinition
 
 
@@ -24,7 +24,7 @@ class TokenizeRequest(RequestBody):
     add_generation_prompt: Annotated[object, only(True)] = None
     continue_final_message: Annotated[object, only(False)] = None
     chat_template: Annotated[object, only(None)] = None
-    chat_template_kwargs: Annotated[object, only({})] = None
+    chat_template_kwargs: TemplateValues | None = None
 
     @model_validator(mode="after")
     def _has_one(self) -> Self:

@@ -7,6 +7,7 @@ from typing import Final
 import orjson
 from starlette.responses import Response
 
+from services.gateway.call import CURRENT
 from services.gateway.openai.fields import RequestBody
 from services.gateway.sse import EventStream
 
@@ -29,7 +30,7 @@ async def streamed(
 
 
 def _named(response: Response, body: RequestBody) -> Response:
-    ignored = [name for name in body.ignored() if _SAFE_NAME.fullmatch(name)]
+    ignored = [name for name in (*body.ignored(), *CURRENT.get().ignored) if _SAFE_NAME.fullmatch(name)]
     if ignored:
         response.headers[_HEADER] = ", ".join(ignored[:_MOST_NAMES])
     return response

@@ -1,6 +1,6 @@
 """Translates chat completions between OpenAI's JSON and protobuf; knows no clock, no chance and no sockets."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -18,6 +18,7 @@ from services.gateway.openai.chat import (
 from services.gateway.openai.generation import FinishReasonWord
 from services.gateway.openai.messages import Message
 from services.gateway.openai.tools import ToolChoice, ToolDefinition
+from services.gateway.translate.formats import to_json
 from services.gateway.translate.generation import to_finish_reason, to_generate_request, to_usage
 from services.gateway.translate.head import Head
 from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
@@ -38,7 +39,9 @@ def to_chat_request(body: ChatCompletionRequest, head: Head) -> GenerateRequest:
     """OpenAI's request as ours; MeshError where two fields contradict each other."""
     request = to_generate_request(body, head, top_logprobs=_top_logprobs(body))
     tools = body.tools or ()
-    return with_conversation(request, body.messages, tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    with_conversation(request, body.messages, tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    request.chat.template_values = to_template_values(body.chat_template_kwargs)
+    return request
 
 
 def with_conversation(
@@ -62,6 +65,11 @@ def with_conversation(
 def to_chat_prompt(messages: Sequence[Message], tools: Sequence[ToolDefinition]) -> ChatPrompt:
     """A conversation and the functions that the model is told of."""
     return ChatPrompt(messages=[_to_message(message) for message in messages], tools=to_tools(tools))
+
+
+def to_template_values(values: Mapping[str, object] | None) -> str:
+    """Variables of a chat template; what they may be is the template's to judge."""
+    return to_json(values, "chat_template_kwargs") if values else ""
 
 
 def to_chat_completion(answers: Sequence[GenerateResponse], body: ChatCompletionRequest, head: Head) -> ChatCompletion:

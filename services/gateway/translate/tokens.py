@@ -1,16 +1,20 @@
 """Translates tokenise and detokenise requests between vLLM's JSON and protobuf."""
 
 from services.gateway.openai.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
-from services.gateway.translate.chat import to_chat_prompt
+from services.gateway.translate.chat import to_chat_prompt, to_template_values
 from zhinao.tokenize.v1 import tokenize_pb2
 
 
 def to_tokenize_request(body: TokenizeRequest) -> tokenize_pb2.TokenizeRequest:
     """vLLM's request as ours."""
+    chat = None
+    if body.messages is not None:
+        chat = to_chat_prompt(body.messages, body.tools or ())
+        chat.template_values = to_template_values(body.chat_template_kwargs)
     return tokenize_pb2.TokenizeRequest(
         model=body.model or "",
         text=body.prompt or "",
-        chat=None if body.messages is None else to_chat_prompt(body.messages, body.tools or ()),
+        chat=chat,
         omit_special_tokens=body.add_special_tokens is False,
     )
 

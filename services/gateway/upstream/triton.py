@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -65,6 +65,7 @@ class TritonWorker:
         async with aclosing(self._call(frame, request.model, timeout_s, affinity)) as payloads:
             async for payload in payloads:
                 piece = GenerateResponse.FromString(payload)
+                _note_unused(piece.unused_template_values)
                 num_unfinished -= piece.finish_reason != FINISH_REASON_UNSPECIFIED
                 yield piece
         if num_unfinished:
@@ -89,7 +90,9 @@ class TritonWorker:
 
     async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
         """Tokenise; see Worker.tokenize."""
-        return TokenizeResponse.FromString(await self._ask("chat", Operation.TOKENIZE, request, timeout_s))
+        response = TokenizeResponse.FromString(await self._ask("chat", Operation.TOKENIZE, request, timeout_s))
+        _note_unused(response.unused_template_values)
+        return response
 
     async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
         """Detokenise; see Worker.detokenize."""
@@ -146,6 +149,11 @@ class TritonWorker:
             call.cancel()  # no-op on a call that ended by itself
         if not final:
             raise lost(model)
+
+
+def _note_unused(names: Sequence[str]) -> None:
+    if names and (call := CURRENT.get(None)) is not None:
+        call.ignore(f"chat_template_kwargs.{name}" for name in names)
 
 
 def _check_complete(num_answered: int, num_asked: int) -> None:

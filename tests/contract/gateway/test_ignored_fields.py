@@ -1,12 +1,15 @@
 """Fields that have no effect, those that would have one, and values that are harmless."""
 
+import json
+
 import pytest
 
 from services.gateway import boundary
 from services.gateway.call import Call, begin_call
 from tests.contract.gateway.conftest import Mesh
 from tests.contract.gateway.refusals import CHAT, USER, chat, check
-from zhinao.chat.v1.chat_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
+from tests.fakes.triton import last
+from zhinao.chat.v1.chat_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER, GenerateResponse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -81,12 +84,45 @@ def strict_call(*arguments: str | None) -> Call:
     "fields",
     [
         {"store": True}, {"audio": {}}, {"modalities": ["text", "audio"]}, {"web_search_options": {}},
-        {"chat_template_kwargs": {"enable_thinking": False}}, {"continue_final_message": True}, {"documents": ["a"]},
+        {"continue_final_message": True}, {"documents": ["a"]},
         {"use_beam_search": True}, {"include_stop_str_in_output": True}, {"truncate_prompt_tokens": 5},
     ],
 )  # fmt: skip
 async def test_what_would_change_the_answer_is_never_ignored(mesh: Mesh, fields: dict[str, object]) -> None:
     check(await mesh.http.post(CHAT, json=chat(**fields)), 400, next(iter(fields)), "unsupported_parameter")
+
+
+THINKING = {"chat_template_kwargs": {"enable_thinking": False, "budget": 5}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_variables_of_the_template_reach_the_worker_which_says_those_that_had_no_effect(
+    mesh: Mesh, stream: bool
+) -> None:
+    mesh.triton.script = [GenerateResponse(token_ids=[7], unused_template_values=["budget"]), last()]
+
+    answer = await mesh.http.post(CHAT, json=chat(**THINKING, user="me", stream=stream))
+
+    assert json.loads(mesh.triton.request.chat.template_values) == THINKING["chat_template_kwargs"]
+    assert answer.status_code == 200
+    assert answer.headers["x-ignored-params"] == "user, chat_template_kwargs.budget"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_strict_request_with_a_variable_that_has_no_effect_is_refused(mesh: Mesh, stream: bool) -> None:
+    mesh.triton.script = [GenerateResponse(token_ids=[7], unused_template_values=["budget"]), last()]
+
+    answer = await mesh.http.post(CHAT, json=chat(**THINKING, strict=True, stream=stream))
+
+    check(answer, 400, "chat_template_kwargs.budget", "unsupported_parameter")
+
+
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt"])
+async def test_what_the_mesh_tells_the_template_is_no_variable(mesh: Mesh, name: str) -> None:
+    answer = await mesh.http.post(CHAT, json=chat(chat_template_kwargs={name: []}))
+
+    assert name in check(answer, 400, "chat_template_kwargs", "invalid_value")
+    assert not mesh.triton.received
 
 
 async def test_roles_need_not_alternate_and_parts_are_joined(mesh: Mesh) -> None:

@@ -37,6 +37,18 @@ async def test_a_conversation_is_tokenised(mesh: Mesh) -> None:
     assert received.request.omit_special_tokens
 
 
+async def test_a_conversation_is_laid_out_with_variables_of_the_template(mesh: Mesh) -> None:
+    mesh.triton.script = [TokenizeResponse(ids=[5], unused_template_values=["b"])]
+    body = {"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"a": "你", "b": 1}}
+
+    answer = await mesh.http.post("/tokenize", json=body)
+
+    (received,) = mesh.triton.received
+    assert isinstance(received.request, TokenizeRequest)
+    assert received.request.chat.template_values == '{"a": "你", "b": 1}'
+    assert answer.headers["x-ignored-params"] == "chat_template_kwargs.b"
+
+
 async def test_tokens_become_text(mesh: Mesh) -> None:
     mesh.triton.script = [DetokenizeResponse(text="a你")]
 

@@ -1,7 +1,7 @@
 """What a request is turned into: defaults of the checkpoint, greedy switches, stops and their control tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from meshkit.errors import MeshError, Reason
+from modelkit.chat_template import NO_VALUES
 from modelkit.conversation import CallForm, Message, Tool
 from services.chat_worker.defaults import GenerationDefaults
 from services.chat_worker.prompt import PromptBuilder
@@ -25,14 +26,27 @@ class SpellingTemplate:
     """Spells a conversation as its contents, one after the other."""
 
     call_form = CallForm.TAGGED
+    value_names = ("mood",)
 
-    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
-        return TOKENIZER.encode("".join(message.content for message in messages))
+    def encode(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), values: Mapping[str, object] = NO_VALUES
+    ) -> list[int]:
+        return TOKENIZER.encode("".join(message.content for message in messages) + str(values.get("mood", "")))
 
 
 def builder(**changes: Any) -> PromptBuilder:
     options: dict[str, Any] = {"template": SpellingTemplate(), "defaults": DEFAULTS, **changes}
     return PromptBuilder(TOKENIZER, **options, model_id="m", max_model_len=64)
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_variables_of_the_template_are_spelled_and_the_others_are_told(truncate: bool) -> None:
+    prompt = ChatPrompt((Message("user", "hi"),), values={"mood": "!", "enable_thinking": False})
+
+    prepared = builder().prepare(replace(REQUEST, prompt=prompt, truncate_prompt=truncate), fallback_seed=0)
+
+    assert TOKENIZER.decode(prepared.token_ids) == "hi!"
+    assert prepared.unused_values == ("enable_thinking",)
 
 
 @pytest.mark.parametrize(

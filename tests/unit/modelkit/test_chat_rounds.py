@@ -4,17 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from modelkit.chat_template import drop_oldest_rounds
-from modelkit.conversation import CallForm, Message, Tool
+from modelkit.conversation import Message, drop_oldest_rounds
 
 
-class LetterTemplate:
-    """One token for each letter of the contents, and one for each function."""
-
-    call_form = CallForm.TAGGED
-
-    def encode(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
-        return [0] * len(tools) + [ord(letter) for message in messages for letter in message.content]
+def letters(messages: Sequence[Message]) -> list[int]:
+    """One token for each letter of the contents."""
+    return [ord(letter) for message in messages for letter in message.content]
 
 
 SYSTEM, FIRST, SECOND, THIRD = "system:s", "user:aaaa assistant:bbbb", "user:cc assistant:dd assistant:e", "user:f"
@@ -38,7 +33,7 @@ def conversation(*rounds: str) -> list[Message]:
 def test_whole_rounds_are_dropped_oldest_first(limit: int, kept: list[str]) -> None:
     messages = conversation(SYSTEM, FIRST, SECOND, THIRD)  # one token a letter: 1 + 8 + 5 + 1
 
-    assert drop_oldest_rounds(messages, LetterTemplate(), limit) == conversation(*kept)
+    assert drop_oldest_rounds(messages, limit, letters) == conversation(*kept)
 
 
 @pytest.mark.parametrize(
@@ -51,4 +46,4 @@ def test_whole_rounds_are_dropped_oldest_first(limit: int, kept: list[str]) -> N
     ],
 )
 def test_system_turns_and_the_last_round_always_stay(before: str, after: str) -> None:
-    assert drop_oldest_rounds(conversation(before), LetterTemplate(), 0) == conversation(after)
+    assert drop_oldest_rounds(conversation(before), 0, letters) == conversation(after)

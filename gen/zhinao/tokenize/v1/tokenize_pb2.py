@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from zhinao.chat.v1 import chat_pb2 as zhinao_dot_chat_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!zhinao/tokenize/v1/tokenize.proto\x12\x12zhinao.tokenize.v1\x1a\x19zhinao/chat/v1/chat.proto\"\x89\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12(\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x1a.zhinao.chat.v1.ChatPrompt\x12\x1b\n\x13omit_special_tokens\x18\x05 \x01(\x08\"U\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06pieces\x18\x03 \x03(\x0c\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\"C\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"1\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t2\xc5\x01\n\x0fTokenizeService\x12U\n\x08Tokenize\x12#.zhinao.tokenize.v1.TokenizeRequest\x1a$.zhinao.tokenize.v1.TokenizeResponse\x12[\n\nDetokenize\x12%.zhinao.tokenize.v1.DetokenizeRequest\x1a&.zhinao.tokenize.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!zhinao/tokenize/v1/tokenize.proto\x12\x12zhinao.tokenize.v1\x1a\x19zhinao/chat/v1/chat.proto\"\x89\x01\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12(\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x1a.zhinao.chat.v1.ChatPrompt\x12\x1b\n\x13omit_special_tokens\x18\x05 \x01(\x08\"u\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06pieces\x18\x03 \x03(\x0c\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x1e\n\x16unused_template_values\x18\x05 \x03(\t\"C\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"1\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t2\xc5\x01\n\x0fTokenizeService\x12U\n\x08Tokenize\x12#.zhinao.tokenize.v1.TokenizeRequest\x1a$.zhinao.tokenize.v1.TokenizeResponse\x12[\n\nDetokenize\x12%.zhinao.tokenize.v1.DetokenizeRequest\x1a&.zhinao.tokenize.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIZEREQUEST']._serialized_start=85
   _globals['_TOKENIZEREQUEST']._serialized_end=222
   _globals['_TOKENIZERESPONSE']._serialized_start=224
-  _globals['_TOKENIZERESPONSE']._serialized_end=309
-  _globals['_DETOKENIZEREQUEST']._serialized_start=311
-  _globals['_DETOKENIZEREQUEST']._serialized_end=378
-  _globals['_DETOKENIZERESPONSE']._serialized_start=380
-  _globals['_DETOKENIZERESPONSE']._serialized_end=429
-  _globals['_TOKENIZESERVICE']._serialized_start=432
-  _globals['_TOKENIZESERVICE']._serialized_end=629
+  _globals['_TOKENIZERESPONSE']._serialized_end=341
+  _globals['_DETOKENIZEREQUEST']._serialized_start=343
+  _globals['_DETOKENIZEREQUEST']._serialized_end=410
+  _globals['_DETOKENIZERESPONSE']._serialized_start=412
+  _globals['_DETOKENIZERESPONSE']._serialized_end=461
+  _globals['_TOKENIZESERVICE']._serialized_start=464
+  _globals['_TOKENIZESERVICE']._serialized_end=661
 # @@protoc_insertion_point(module_scope)

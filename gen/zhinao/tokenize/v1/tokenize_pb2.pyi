@@ -69,6 +69,7 @@ class TokenizeResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PIECES_FIELD_NUMBER: _builtins.int
     MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
+    UNUSED_TEMPLATE_VALUES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Served model id that answered."""
     max_model_len: _builtins.int
@@ -81,6 +82,10 @@ class TokenizeResponse(_message.Message):
     def pieces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """What each id adds to the text, in order; nothing for a control token. A token may be part of a character."""
 
+    @_builtins.property
+    def unused_template_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names among the conversation's template_values that the model's chat template does not ask for."""
+
     def __init__(
         self,
         *,
@@ -88,10 +93,11 @@ class TokenizeResponse(_message.Message):
         model: _builtins.str = ...,
         pieces: _abc.Iterable[_builtins.bytes] | None = ...,
         max_model_len: _builtins.int = ...,
+        unused_template_values: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "max_model_len", b"max_model_len", "model", b"model", "pieces", b"pieces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "max_model_len", b"max_model_len", "model", b"model", "pieces", b"pieces", "unused_template_values", b"unused_template_values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
