@@ -120,7 +120,10 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
         routes=routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
-        servers=[{"url": "http://127.0.0.1:8360", "description": "The local mesh."}],
+        servers=[
+            {"url": "/", "description": "Where this document comes from."},
+            {"url": "http://127.0.0.1:8360", "description": "The local mesh."},
+        ],
     )
     components = made["components"]
     for methods in made["paths"].values():

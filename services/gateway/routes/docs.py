@@ -26,4 +26,5 @@ async def docs() -> HTMLResponse:
         swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
         swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
         swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "tryItOutEnabled": True},  # schemas are shown in place
     )
