@@ -15,6 +15,7 @@ import pytest
 
 from mesh import envoy
 from mesh.envoy import EnvoyConfig, ModelRoute
+from mesh.envoy_parent import remove_envoy_memory
 from mesh.failure import MeshFailure
 from mesh.ports import choose_block
 from mesh.probe import Health, envoy_epoch, get_ready
@@ -58,6 +59,7 @@ def edge(tmp_path: Path) -> Iterator[Edge]:
     yield edge
     edge.parent.terminate()
     edge.parent.wait(20)
+    remove_envoy_memory(edge.base_id)  # a parent that was killed could not
 
 
 def test_a_new_envoy_takes_over_and_no_connection_is_refused(edge: Edge) -> None:
