@@ -25,8 +25,10 @@ from mesh.teardown import bring_down, stop_autoscaler
 INTERRUPTED: Final = 130  # what a shell expects after Ctrl-C
 _EXAMPLES: Final = MappingProxyType(  # bodies by path, without the model
     {
-        "/v1/chat/completions": '"messages": [{"role": "user", "content": "Who are you?"}], "stream": true',
-        "/v1/completions": '"prompt": "Hello", "stream": true',
+        "/v1/chat/completions": (
+            '"messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 60, "stream": true'
+        ),
+        "/v1/completions": '"prompt": "Hello", "max_tokens": 60, "stream": true',
         "/v1/embeddings": '"input": "Hello"',
         "/v1/rerank": '"query": "capital of France", "documents": ["Paris is in France.", "Cats sleep."]',
     }
