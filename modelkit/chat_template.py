@@ -115,7 +115,7 @@ class JinjaChatTemplate:
         """named_tokens: what the template may call `bos_token` and so on. Raises TemplateError on bad syntax."""
         environment = _environment()
         try:
-            self._template = environment.from_string(source, globals=_FUNCTIONS)
+            self._template = environment.from_string(source, globals=dict(_FUNCTIONS))
             names = meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise TemplateError(f"chat template: {error}") from error

@@ -73,7 +73,7 @@ class PromptBuilder:
         stop, sampling = self._parameters(request, tools, fallback_seed)
         token_ids = self._prompt_ids(request)
         param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
-        max_tokens = self._max_tokens(request, len(token_ids), param)
+        max_tokens = _max_tokens(request, len(token_ids), self.max_model_len, param)
         if not 1 <= request.n <= _MAX_N:
             raise _invalid(f"n is {request.n}; it must be between 1 and {_MAX_N}", "n")
         call_form = CallForm.TAGGED if self._template is None else self._template.call_form
@@ -130,9 +130,7 @@ class PromptBuilder:
     ) -> list[int]:
         """The ids of a prompt, however long it is. param: the field that holds ids. Raises MeshError."""
         if model not in ("", self._model_id):
-            raise MeshError(
-                Reason.MODEL_NOT_FOUND, f"this worker serves {self._model_id!r}, not {model!r}", param="model"
-            )
+            raise self._another(model)
         match prompt:
             case ChatPrompt():
                 check_tools(prompt.tools)
@@ -177,28 +175,28 @@ class PromptBuilder:
         message = f"this worker serves {self._model_id!r}, not {model!r}"
         return MeshError(Reason.MODEL_NOT_FOUND, message, param="model")
 
-    def _max_tokens(self, request: GenerationRequest, prompt_len: int, param: str) -> int:
-        window = self.max_model_len
-        if prompt_len == 0:
-            raise _invalid(f"{param} holds no tokens; at least one is needed", param)
-        if prompt_len >= window:
-            raise MeshError(
-                Reason.PROMPT_TOO_LONG,
-                f"the prompt is {prompt_len} tokens and the answer needs at least 1; the model's window is {window}",
-                param=param,
-            )
-        if request.max_tokens is None:
-            return window - prompt_len
-        if request.max_tokens < 1:
-            raise _invalid(f"max_tokens is {request.max_tokens}; it must be at least 1", "max_tokens")
-        if prompt_len + request.max_tokens > window:
-            raise MeshError(
-                Reason.PROMPT_TOO_LONG,
-                f"the prompt is {prompt_len} tokens and max_tokens is {request.max_tokens}, "
-                f"together {prompt_len + request.max_tokens}; the model's window is {window}",
-                param="max_tokens",
-            )
-        return request.max_tokens
+
+def _max_tokens(request: GenerationRequest, prompt_len: int, window: int, param: str) -> int:
+    if prompt_len == 0:
+        raise _invalid(f"{param} holds no tokens; at least one is needed", param)
+    if prompt_len >= window:
+        raise MeshError(
+            Reason.PROMPT_TOO_LONG,
+            f"the prompt is {prompt_len} tokens and the answer needs at least 1; the model's window is {window}",
+            param=param,
+        )
+    if request.max_tokens is None:
+        return window - prompt_len
+    if request.max_tokens < 1:
+        raise _invalid(f"max_tokens is {request.max_tokens}; it must be at least 1", "max_tokens")
+    if prompt_len + request.max_tokens > window:
+        raise MeshError(
+            Reason.PROMPT_TOO_LONG,
+            f"the prompt is {prompt_len} tokens and max_tokens is {request.max_tokens}, "
+            f"together {prompt_len + request.max_tokens}; the model's window is {window}",
+            param="max_tokens",
+        )
+    return request.max_tokens
 
 
 def _invalid(message: str, param: str) -> MeshError:

@@ -141,7 +141,7 @@ def _same(value: object) -> dict[str, object]:
         return {"type": "array", "minItems": len(items), "maxItems": len(items), "items": items[0] if items else {}}
     if isinstance(value, dict):
         return {"type": "object", "maxProperties": 0}
-    names = {bool: "boolean", int: "integer", str: "string", type(None): "null"}
+    names: dict[type, str] = {bool: "boolean", int: "integer", str: "string", type(None): "null"}
     return {"type": names[type(value)]} | ({} if value is None else {"const": value})
 
 
