@@ -56,7 +56,7 @@ class ChatLogprobs(TypedDict):
     """Log-probabilities of a piece of an answer."""
 
     content: list[ChatTokenLogprob]
-    refusal: None
+    refusal: str | None  # always null, as nothing tells refusals from answers
 
 
 class AssistantMessage(TypedDict):
@@ -64,7 +64,7 @@ class AssistantMessage(TypedDict):
 
     role: Literal["assistant"]
     content: str | None
-    refusal: None
+    refusal: str | None  # always null, as nothing tells refusals from answers
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
 

@@ -130,8 +130,7 @@ def only(*allowed: object) -> Restriction:
 
     description = f"Other values are not supported: leave it out, or send {values}."
     choices = [_same(each) for each in (None, *(each for each in allowed if each is not None))]
-    schema = choices[0] if len(choices) == 1 else {"anyOf": choices}
-    return Restriction(check, {**schema, "description": description})
+    return Restriction(check, {"anyOf": choices, "description": description})
 
 
 def _same(value: object) -> dict[str, object]:
@@ -153,4 +152,4 @@ def renamed(name: str) -> Restriction:
             return None
         raise PydanticCustomError(UNSUPPORTED, "has another name here; send {name}", {"name": name})
 
-    return Restriction(check, {"type": "null", "description": f"It has another name here: send `{name}`."})
+    return Restriction(check, {"anyOf": [_same(None)], "description": f"It has another name here: send `{name}`."})

@@ -68,7 +68,7 @@ class ResponseBody(TypedDict):
     object: Literal["response"]
     created_at: int
     status: Status
-    error: None
+    error: dict[str, object] | None  # always null: a failure has a body of its own
     incomplete_details: IncompleteDetails | None
     model: str
     output: list[OutputItem]
@@ -82,7 +82,7 @@ class ResponseBody(TypedDict):
     tools: list[JsonObject]
     text: JsonObject
     truncation: str
-    previous_response_id: None
+    previous_response_id: str | None  # always null, as nothing is kept
     store: Literal[False]
     metadata: dict[str, str]
     system_fingerprint: str
