@@ -68,7 +68,7 @@ class ResponseBody(TypedDict):
     object: Literal["response"]
     created_at: int
     status: Status
-    error: dict[str, object] | None  # always null: a failure has a body of its own
+    error: JsonObject | None  # always null: a failure has a body of its own
     incomplete_details: IncompleteDetails | None
     model: str
     output: list[OutputItem]
