@@ -21,8 +21,8 @@ down: ## stop the mesh and leave nothing behind; ARGS="--state DIR" for another 
 test: setup ## run the whole test suite, tier by tier
 	@for tier in $(TIERS); do if [ -d tests/$$tier ]; then echo "== tests/$$tier"; $(BIN)/pytest -q tests/$$tier || exit 1; fi; done
 
-k8s-e2e: setup ## deploy every overlay of k8s/ to a real control plane, built once from Debian's sources; not part of make test
-	@$(BIN)/pytest -q tests/k8s $(ARGS)
+k8s-e2e: setup ## deploy every overlay of k8s/ to a real control plane, built once from Debian's sources, and write docs/kubernetes-e2e.txt; not part of make test
+	@$(BIN)/pytest -q tests/k8s -p no:randomly --transcript docs/kubernetes-e2e.txt $(ARGS)
 
 check: setup proto ## run every lint, type and contract check; fails on stale generated code
 	@$(BIN)/pre-commit run --all-files

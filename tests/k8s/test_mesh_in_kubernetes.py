@@ -1,6 +1,7 @@
 """Every build of k8s/ in a real control plane: it is taken, rolls out, survives drains, and each part scales alone."""
 
 import copy
+import json
 import urllib.error
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -41,6 +42,7 @@ def deploy(cluster: Cluster) -> Iterator[Callable[[str], str]]:
         namespace = name.replace(" ", "-")
         deployed.append(namespace)
         documents = [lowered(each, namespace) for each in build(name)]
+        cluster.tell(f"# the {len(documents)} objects of {name}")
         cluster.kubectl("apply", "--server-side", "-f", "-", given=documents)
         for volume in [each["metadata"]["name"] for each in documents if each["kind"] == "PersistentVolumeClaim"]:
             bind(cluster, namespace, volume)
@@ -52,9 +54,17 @@ def deploy(cluster: Cluster) -> Iterator[Callable[[str], str]]:
         return namespace
 
     yield apply
-    for namespace in deployed:
-        cluster.kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=90s")
-        cluster.kubectl("delete", "pv", "--all", "--wait=true", "--timeout=30s")
+    with cluster.untold():
+        for namespace in deployed:
+            cluster.kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=90s")
+            cluster.kubectl("delete", "pv", "--all", "--wait=true", "--timeout=30s")
+
+
+@pytest.fixture
+def gpu(cluster: Cluster, deploy: Callable[[str], str]) -> str:
+    """The overlay gpu as the first test tells of it, deployed again; its namespace."""
+    with cluster.untold():
+        return deploy("gpu")
 
 
 def bind(cluster: Cluster, namespace: str, claim: str) -> None:
@@ -90,7 +100,14 @@ def running(cluster: Cluster, namespace: str) -> dict[str, int]:
 def scale(cluster: Cluster, namespace: str, deployment: str, number: int) -> None:
     """Through the scale subresource, as an autoscaler does."""
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}/scale"
-    cluster.ask("PATCH", path, {"spec": {"replicas": number}}, "application/merge-patch+json")
+    body = {"spec": {"replicas": number}}
+    cluster.tell(f"# PATCH {path} {json.dumps(body)}")
+    cluster.ask("PATCH", path, body, "application/merge-patch+json")
+
+
+def show(cluster: Cluster, namespace: str, *words: str) -> None:
+    """Have kubectl print what there is, for the transcript."""
+    cluster.kubectl("-n", namespace, "get", *words)
 
 
 def evict(cluster: Cluster, pod: Object) -> int:
@@ -102,6 +119,7 @@ def evict(cluster: Cluster, pod: Object) -> int:
         cluster.ask("POST", f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", body)
     except urllib.error.HTTPError as error:
         return error.code
+    cluster.tell(f"# {name} is evicted")
     return 201
 
 
@@ -109,6 +127,7 @@ def evict(cluster: Cluster, pod: Object) -> int:
 def test_every_build_is_taken_and_rolls_out(cluster: Cluster, deploy: Callable[[str], str], name: str) -> None:
     namespace = deploy(name)
 
+    show(cluster, namespace, "deployments")
     wanted = {each["metadata"]["name"] for each in build(name) if each["kind"] == "Deployment"}
     assert {component for component, number in running(cluster, namespace).items() if number} == wanted
     endpoints = f"/api/v1/namespaces/{namespace}/endpoints"
@@ -127,71 +146,71 @@ def test_a_misspelt_field_is_refused(cluster: Cluster) -> None:
     assert "imagee" in said
 
 
-def test_workers_run_on_nodes_with_gpus_and_the_others_do_not(cluster: Cluster, deploy: Callable[[str], str]) -> None:
-    namespace = deploy("gpu")
+def test_workers_run_on_nodes_with_gpus_and_the_others_do_not(cluster: Cluster, gpu: str) -> None:
 
+    show(cluster, gpu, "pods", "-o", "wide")
     for component in (*WORKERS, "gateway", "envoy"):
-        nodes = {each["spec"]["nodeName"] for each in pods(cluster, namespace, component)}
+        nodes = {each["spec"]["nodeName"] for each in pods(cluster, gpu, component)}
         assert nodes <= set(GPU_NODES) if component in WORKERS else nodes == {"cpu-0"}
 
 
-def test_a_worker_without_a_gpu_to_have_waits(cluster: Cluster, deploy: Callable[[str], str]) -> None:
-    namespace = deploy("gpu")
-    scale(cluster, namespace, "chat-worker", 8)  # embed and rerank hold two of the eight
+def test_a_worker_without_a_gpu_to_have_waits(cluster: Cluster, gpu: str) -> None:
+    scale(cluster, gpu, "chat-worker", 8)  # embed and rerank hold two of the eight
 
-    cluster.wait_until("six chat workers run", lambda: running(cluster, namespace)["chat-worker"] == 6)
+    cluster.wait_until("six chat workers run", lambda: running(cluster, gpu)["chat-worker"] == 6)
 
-    events = cluster.kubectl("-n", namespace, "get", "events", "--field-selector=reason=FailedScheduling")
+    events = cluster.kubectl("-n", gpu, "get", "events", "--field-selector=reason=FailedScheduling")
     assert "Insufficient nvidia.com/gpu" in events
 
 
 @pytest.mark.parametrize("part", [*WORKERS, "gateway", "envoy"])
-def test_each_part_scales_alone(cluster: Cluster, deploy: Callable[[str], str], part: str) -> None:
-    namespace = deploy("gpu")
-    before = running(cluster, namespace)
+def test_each_part_scales_alone(cluster: Cluster, gpu: str, part: str) -> None:
+    before = running(cluster, gpu)
 
-    scale(cluster, namespace, part, 4)
-    cluster.wait_until(f"four of {part}", lambda: running(cluster, namespace) == {**before, part: 4})
+    scale(cluster, gpu, part, 4)
+    cluster.wait_until(f"four of {part}", lambda: running(cluster, gpu) == {**before, part: 4})
+    show(cluster, gpu, "deployments")
     if part in ("embed-worker", "rerank-worker"):
-        scale(cluster, namespace, part, 0)
-        cluster.wait_until(f"none of {part}", lambda: running(cluster, namespace) == {**before, part: 0})
+        scale(cluster, gpu, part, 0)
+        cluster.wait_until(f"none of {part}", lambda: running(cluster, gpu) == {**before, part: 0})
+        show(cluster, gpu, "deployments")
 
 
-def test_a_new_image_rolls_without_a_moment_of_fewer_pods(cluster: Cluster, deploy: Callable[[str], str]) -> None:
-    namespace = deploy("gpu")
-    scale(cluster, namespace, "chat-worker", 2)
-    cluster.wait_until("two chat workers", lambda: running(cluster, namespace)["chat-worker"] == 2)
+def test_a_new_image_rolls_without_a_moment_of_fewer_pods(cluster: Cluster, gpu: str) -> None:
+    scale(cluster, gpu, "chat-worker", 2)
+    cluster.wait_until("two chat workers", lambda: running(cluster, gpu)["chat-worker"] == 2)
     fewest = 2
 
     def is_rolled() -> bool:
         nonlocal fewest
-        found = pods(cluster, namespace, "chat-worker")
+        found = pods(cluster, gpu, "chat-worker")
         fewest = min(fewest, sum(each["status"].get("phase") == "Running" for each in found))
         return [each["spec"]["containers"][0]["image"] for each in found] == ["zhinao-worker:next"] * 2
 
-    cluster.kubectl("-n", namespace, "set", "image", "deployment/chat-worker", "worker=zhinao-worker:next")
+    cluster.kubectl("-n", gpu, "set", "image", "deployment/chat-worker", "worker=zhinao-worker:next")
     cluster.wait_until("the new image runs", is_rolled)
 
     assert fewest == 2
+    cluster.tell("# pods that ran at once: never fewer than 2")
 
 
-def test_a_drain_waits_until_a_worker_is_replaced(cluster: Cluster, deploy: Callable[[str], str]) -> None:
-    namespace = deploy("gpu")
-    scale(cluster, namespace, "chat-worker", 2)
-    cluster.wait_until("two chat workers", lambda: running(cluster, namespace)["chat-worker"] == 2)
-    budget = f"/apis/policy/v1beta1/namespaces/{namespace}/poddisruptionbudgets/chat-worker"
+def test_a_drain_waits_until_a_worker_is_replaced(cluster: Cluster, gpu: str) -> None:
+    scale(cluster, gpu, "chat-worker", 2)
+    cluster.wait_until("two chat workers", lambda: running(cluster, gpu)["chat-worker"] == 2)
+    budget = f"/apis/policy/v1beta1/namespaces/{gpu}/poddisruptionbudgets/chat-worker"
     cluster.wait_until("one may go", lambda: cluster.get(budget)["status"]["disruptionsAllowed"] == 1)
-    first, second = pods(cluster, namespace, "chat-worker")
+    show(cluster, gpu, "poddisruptionbudgets")
+    first, second = pods(cluster, gpu, "chat-worker")
 
     cluster.kubectl("cordon", *GPU_NODES)  # nowhere a new one could run
     try:
         assert evict(cluster, first) == 201
-        cluster.wait_until("the first is gone", lambda: running(cluster, namespace)["chat-worker"] == 1)
+        cluster.wait_until("the first is gone", lambda: running(cluster, gpu)["chat-worker"] == 1)
         node = second["spec"]["nodeName"]
         words = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=4s")
         said = cluster.kubectl(*words, "--pod-selector=app.kubernetes.io/component=chat-worker", fails=True)
         assert "Cannot evict pod as it would violate the pod's disruption budget" in said
     finally:
         cluster.kubectl("uncordon", *GPU_NODES)
-    cluster.wait_until("the first is replaced", lambda: running(cluster, namespace)["chat-worker"] == 2)
+    cluster.wait_until("the first is replaced", lambda: running(cluster, gpu)["chat-worker"] == 2)
     cluster.wait_until("the second may go", lambda: evict(cluster, second) == 201)

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 import socket
 import ssl
 import subprocess
@@ -9,8 +10,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ def build() -> None:
 
 
 class Cluster:
-    """etcd, API server, controllers and scheduler; a context in which they run. folder: theirs, empty."""
+    """etcd, API server, controllers and scheduler; a context in which they run. folder: theirs, empty.
+
+    transcript: lines of what was asked with kubectl, what was said, and what was waited for.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.transcript: list[str] = []
         self._folder, self._running = folder, ExitStack()
         self._port, self._etcd, self._peers = (_free_port() for _ in range(3))
         self._token = secrets.token_hex(16)
@@ -70,7 +75,19 @@ class Cluster:
         result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
         said = result.stdout + result.stderr
         assert (result.returncode != 0) == fails, said
+        self.tell(f"$ kubectl {shlex.join(words)}", said)
         return said
+
+    def tell(self, *texts: str) -> None:
+        """Add to the transcript."""
+        self.transcript += [line.rstrip() for text in texts for line in text.splitlines()]
+
+    @contextmanager
+    def untold(self) -> Generator[None]:
+        """What is asked inside is not in the transcript."""
+        length = len(self.transcript)
+        yield
+        del self.transcript[length:]
 
     def ask(self, method: str, path: str, body: Object | None = None, kind: str = "application/json") -> Object:
         """One request to the API server. Raises urllib.error.HTTPError."""
@@ -86,10 +103,11 @@ class Cluster:
 
     def wait_until(self, what: str, holds: Callable[[], bool], timeout_s: float = 60) -> None:
         """Wait for the controllers to make something so."""
-        deadline_s = time.monotonic() + timeout_s
+        began_s = time.monotonic()
         while not holds():
-            assert time.monotonic() < deadline_s, f"{what}: not within {timeout_s} s"
+            assert time.monotonic() < began_s + timeout_s, f"{what}: not within {timeout_s} s"
             time.sleep(0.2)
+        self.tell(f"# {what}: after {time.monotonic() - began_s:.1f} s")
 
     def add_node(self, name: str, *, gpus: int = 0) -> None:
         """A node of 64 processors; one with GPUs is kept for those who ask for them."""
