@@ -4,9 +4,11 @@ import ctypes
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Any, Final, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -153,8 +155,9 @@ class NativeDecoder:
 
     def copy_block(self, source: int, target: int) -> None:
         """See PagedModel."""
-        for pool in (self.keys.numpy(), self.values.numpy()):  # torch would wake threads of its own for this
-            pool[:, target] = pool[:, source]
+        for pool in (self.keys, self.values):
+            array = cast("NDArray[Any]", np.asarray(pool))  # torch would wake threads of its own for this
+            array[:, target] = array[:, source]
 
 
 def kv_dtype(form: Format) -> torch.dtype:

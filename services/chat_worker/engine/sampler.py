@@ -5,6 +5,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def _score(logits: Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[Sam
 def _best(logits: Tensor) -> list[int]:
     """The first of each row's highest tokens; of a row that holds NaN, the first of those."""
     # numpy, since torch shares several rows among threads of its own, who take longer to wake than the search
-    return cast("list[int]", logits.numpy().argmax(axis=-1).tolist())
+    return np.asarray(logits).argmax(axis=-1).tolist()
 
 
 def _failure(row: Row, best: float) -> MeshError | None:
