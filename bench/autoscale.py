@@ -39,7 +39,7 @@ fails, the workers turn from growing to shrinking once, and 95 of 100 requests a
 METRICS: Final = ("mesh_queue_age_seconds", "mesh_busy_ratio")
 TRACE: Final = ROOT / "bench" / "load_trace.csv"
 _MOST, _SHARE = 3, 0.2
-_TEXTS, _WORDS = 2, 20
+_TEXTS, _WORDS = 8, 20
 _BATCH_TOKENS: Final = 512  # a full batch takes such a worker half a second or so, as it should
 _STRETCH_S, _BOUND_S, _GOAL = 10.0, 1.0, 0.95
 _LOOK_S: Final = 0.5
@@ -207,9 +207,9 @@ class Scene:
         listed, processes = listed_ports(plan, self._state), Supervisor(self._state).states()
         serving = [part for part in plan.workers if part.grpc_port in listed]
         pids = [pid for part in serving if (pid := processes[part.name].pid) is not None]
-        self._throttle.hold(pids)
-        for pid in pids:
+        for pid in {*pids} - self._throttle.groups:
             use_cores(pid, self._cores)
+        self._throttle.hold(pids)
         pages = [page for part in serving if (page := read_metrics(part.metrics)) is not None]
         age_s, busy_ratio = (mean(page.get(name, 0.0) for page in pages or [{}]) for name in METRICS)
         at_s = (time.monotonic() - began_s) * self._faster

@@ -21,12 +21,12 @@ class Throttle:
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self._groups: frozenset[int] = frozenset()
+        self.groups: frozenset[int] = frozenset()
         self._is_over = threading.Event()
 
     def hold(self, groups: Collection[int]) -> None:
         """Throttle these from now on, by the pids of their leaders, and nobody else."""
-        gone, self._groups = self._groups - set(groups), frozenset(groups)
+        gone, self.groups = self.groups - set(groups), frozenset(groups)
         for group in gone:
             _signal(group, signal.SIGCONT)
 
@@ -44,11 +44,11 @@ class Throttle:
 
     def _run(self) -> None:
         while not self._is_over.is_set():
-            groups, began_s = self._groups, time.monotonic()
+            groups, began_s = self.groups, time.monotonic()
             for group in sorted(groups):
                 _signal(group, signal.SIGCONT)
                 time.sleep(self._share * _ROUND_S)
-                if group in self._groups:
+                if group in self.groups:
                     _signal(group, signal.SIGSTOP)
             time.sleep(max(0.0, began_s + _ROUND_S - time.monotonic()))
 
