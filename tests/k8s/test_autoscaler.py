@@ -22,6 +22,7 @@ BUILD: Final = "cpu-demo with options"
 # When, in seconds, and how much waits then, in what eight workers of each kind bear: a burst, a part of it, nothing.
 LOAD: Final = ((0.0, 0.0), (5.0, 0.9), (25.0, 0.25), (100.0, 0.0))
 END_S: Final = 150.0
+RECORDING: Final = Path(__file__).with_name("recorded_load.csv")
 ALL_RULES: Final = {  # a gateway has none on one machine; these are what its object in k8s/ says
     **{f"{kind}-worker": rules for kind, rules in RULES.items()},
     "gateway": (Rule("mesh_requests_running", 200), Rule(CPU, 70)),
@@ -88,3 +89,41 @@ def test_both_autoscalers_take_the_same_steps(cluster: Cluster, tmp_path: Path) 
         cluster.tell(f"# {part}: Kubernetes {steps}, the local autoscaler's algorithm {local_steps}")
         assert steps == local_steps
         assert max(steps) == most and steps[-1] == spec["minReplicas"]
+
+
+def test_kubernetes_follows_a_recorded_load_as_the_local_mesh_did(cluster: Cluster, tmp_path: Path) -> None:
+    """What `make bench-autoscale` saw of a mesh under its trace: time, workers, workers that served, both metrics."""
+    looks = [tuple(map(float, line.split(","))) for line in RECORDING.read_text().splitlines()[1:]]
+    most = int(max(number for _, number, *_ in looks))
+    began_s = time.monotonic()
+
+    def look() -> tuple[float, ...]:
+        at_s = (time.monotonic() - began_s) * FASTER
+        return max((each for each in looks if each[0] <= at_s), default=looks[0])
+
+    def value(metric: str, num_pods: int) -> float:
+        _, _, num_serving, age_s, busy_ratio = look()
+        values = {"mesh_queue_age_seconds": age_s, "mesh_busy_ratio": busy_ratio * num_serving / max(1, num_pods)}
+        return values.get(metric, 0.0)  # the same work, by however many it is done
+
+    namespace, pairs = "recorded", list[tuple[int, int]]()
+    kept = of_kind(BUILD, "Namespace", "Deployment", "ConfigMap", "ServiceAccount")
+    scalers = {each["metadata"]["name"]: each for each in of_kind(BUILD, "HorizontalPodAutoscaler")}
+    with metrics_api(cluster, tmp_path, [rule.metric for rule in RULES["embed"]], value):
+        documents = [lowered(each, namespace) for each in (*kept, fast(scalers["embed-worker"], most))]
+        cluster.kubectl("apply", "--server-side", "-f", "-", given=documents)
+        began_s = time.monotonic()
+        while look() != looks[-1]:
+            path = f"/apis/apps/v1/namespaces/{namespace}/deployments/embed-worker"
+            pairs.append((int(look()[1]), cluster.get(path)["spec"].get("replicas", 1)))
+            time.sleep(0.25)
+    with cluster.untold():
+        cluster.kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=90s")
+
+    local, there = ([pair[side] for pair in pairs] for side in range(2))
+    alike = sum(one == other for one, other in pairs) / len(pairs)
+    cluster.tell(f"# recorded: {changes(local)}, Kubernetes {changes(there)}, the same {alike:.0%} of the time")
+    turns = [after > before for before, after in itertools.pairwise(changes(there))]
+    assert (there[0], max(there)) == (local[0], max(local))
+    assert turns == sorted(turns, reverse=True) and not turns[-1]  # it grows, then it shrinks
+    assert alike > 0.8
