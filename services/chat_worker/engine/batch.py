@@ -32,8 +32,6 @@ class Batch:
             self.waiting.remove(sequence)
         self._blocks.free(sequence)
         sequence.status = Status.FINISHED
-        if not self.running and not len(self.waiting):
-            self.waiting.clear_accounts()
 
     @property
     def has_interactive_prompt(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from services.chat_worker.engine.sequence import Priority, Sequence
 
 BULK_TURN = 16  # interactive sequences that may pass a bulk one before it has its turn
+_FEW_ACCOUNTS = 64  # not worth forgetting
 
 
 class WaitingQueue:
@@ -62,24 +63,21 @@ class WaitingQueue:
         """Put tokens on the account of the sequence's tenant."""
         self._classes[sequence.priority].charge(sequence.tenant, num_tokens)
 
-    def clear_accounts(self) -> None:
-        """Forget who was served, when nobody wants to be."""
-        for queue in self._classes.values():
-            queue.clear_accounts()
-
 
 class _FairQueue:
     """Lines of several tenants; the head is the first of the tenant who was served least.
 
-    A tenant who comes to wait begins at the account of whoever was served last, so that a pause earns no claim
-    (start-time fair queueing; Goyal et al., 1996). Entries of the heap are corrected when they come up, since accounts
-    only grow.
+    Accounts begin anew when nobody waits: who had the machine for himself took nothing from others. A tenant who comes
+    to wait begins at the least account of those who do, so that a pause earns no claim (start-time fair queueing; Goyal
+    et al., 1996), and a token behind the one who came before, so that ever new tenants do not starve who comes twice.
+    Entries of the heap are corrected when they come up, since accounts only grow.
     """
 
     def __init__(self) -> None:
         self._lines: defaultdict[str, OrderedDict[Sequence, None]] = defaultdict(OrderedDict)
         self._served: defaultdict[str, int] = defaultdict(int)  # tokens, by tenant
-        self._served_least = 0
+        self._level = 0  # where the next newcomer begins
+        self._most_accounts = _FEW_ACCOUNTS
         self._heap: list[tuple[int, int, str]] = []  # (served, ticket, tenant)
         self._in_heap: set[str] = set()
         self._tickets = itertools.count()
@@ -93,7 +91,7 @@ class _FairQueue:
     def add(self, sequence: Sequence, *, first: bool) -> None:
         tenant = sequence.tenant
         if tenant not in self._lines:
-            self._served[tenant] = max(self._served[tenant], self._served_least)
+            self._begin(tenant)
         self._lines[tenant][sequence] = None
         if first:
             self._lines[tenant].move_to_end(sequence, last=False)
@@ -116,16 +114,21 @@ class _FairQueue:
             elif served < self._served[tenant]:
                 heapq.heapreplace(self._heap, (self._served[tenant], ticket, tenant))
             else:
-                self._served_least = served
+                self._level = max(self._level, served)
                 return next(iter(self._lines[tenant]))
         return None
 
     def charge(self, tenant: str, num_tokens: int) -> None:
         self._served[tenant] += num_tokens
 
-    def clear_accounts(self) -> None:
-        assert not self._lines, "an account is kept while its tenant waits"
-        self._served.clear()
-        self._served_least = 0
-        self._heap.clear()
-        self._in_heap.clear()
+    def _begin(self, tenant: str) -> None:
+        """Open, or raise, the account of a tenant who did not wait. O(log tenants), amortised."""
+        if self.head() is None:
+            self._served.clear()
+            self._level = 0
+        self._served[tenant] = max(self._served[tenant], self._level)
+        self._level += 1
+        if len(self._served) > self._most_accounts:  # who comes back would begin above these anyway
+            kept = {t: n for t, n in self._served.items() if n >= self._level or t == tenant or t in self._lines}
+            self._served = defaultdict(int, kept)
+            self._most_accounts = 2 * len(kept) + _FEW_ACCOUNTS

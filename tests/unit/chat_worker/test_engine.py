@@ -216,6 +216,24 @@ def test_n_answers_share_the_blocks_of_their_prompt(max_tokens: int) -> None:
     assert [len(engine.sink.tokens(request, index)) for index in range(3)] == [max_tokens] * 3
 
 
+def test_a_tenant_does_not_wait_longer_for_having_used_an_idle_machine() -> None:
+    engine = SteppedEngine(num_blocks=2000, max_running=4)
+    for number in range(4):
+        engine.add(number, Job(b"long", max_tokens=400, tenant="early"))
+    for _ in range(380):
+        engine.step()
+    for number in range(10, 90):  # far more than there is room for
+        engine.add(number, Job(b"late", max_tokens=10, tenant="late"))
+    for _ in range(30):  # the long answers end
+        engine.step()
+    again = engine.add(4, Job(b"next", max_tokens=10, tenant="early"))
+    num_ended = sum(engine.sink.is_finished(RequestId(number)) for number in range(10, 90))
+    while not engine.sink.is_finished(again):
+        engine.step()
+    num_passed = sum(engine.sink.is_finished(RequestId(number)) for number in range(10, 90)) - num_ended
+    assert num_passed <= 12  # those that ran, and what the tenants are apart by since both want to run
+
+
 def test_bulk_gives_its_place_and_its_blocks_to_an_interactive_request() -> None:
     for limits in ({"max_running": 1}, {"num_blocks": 8}):
         engine = SteppedEngine(**limits)

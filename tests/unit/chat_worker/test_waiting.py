@@ -57,16 +57,45 @@ def test_tenants_get_equal_tokens_not_equal_requests() -> None:
     assert Counter(first) == {"short": 40, "long": 10}
 
 
-def test_generated_tokens_count_too() -> None:
-    writer, reader = make_sequence(0, "writer"), make_sequence(1, "reader")
-    queue = make_queue(writer, reader)
+def test_generated_tokens_count_too_while_others_wait() -> None:
+    writer = make_sequence(0, "writer")
+    queue = make_queue(writer)
     let_in(queue)
-    let_in(queue)
+    queue.add(make_sequence(30, "reader"))
     queue.charge(writer, 500)
-    for number in range(10):
+    for number in range(1, 10):
         queue.add(make_sequence(10 + number, "writer"))
         queue.add(make_sequence(30 + number, "reader"))
-    assert let_all_in(queue)[:9] == [30, 31, 32, 33, 34, 35, 36, 37, 38]
+    assert let_all_in(queue)[:10] == [30, 31, 32, 33, 34, 35, 36, 37, 38, 39]
+
+
+def test_tokens_generated_while_nobody_waits_are_held_against_nobody() -> None:
+    alone = make_sequence(0, "alone")
+    queue = make_queue(alone)
+    let_in(queue)
+    queue.charge(alone, 500)
+    for number in range(10):
+        queue.add(make_sequence(10 + number, "other"))
+        queue.add(make_sequence(30 + number, "alone"))
+    assert let_all_in(queue)[:4] == [10, 30, 11, 31]
+
+
+def test_ever_new_tenants_do_not_starve_one_who_comes_twice() -> None:
+    queue = make_queue(make_sequence(0, "twice", 100), make_sequence(1, "twice", 100))
+    num_passed = -1
+    while queue.head() is not None and 1 in (int(each.request_id) for each in queue):
+        num_passed += 1
+        queue.add(make_sequence(10 + num_passed, f"tenant {num_passed}"))
+        let_in(queue)
+    assert num_passed <= 100
+
+
+def test_accounts_of_tenants_who_went_are_forgotten_though_somebody_always_waits() -> None:
+    queue = make_queue(make_sequence(0, "a"), make_sequence(1, "b"))
+    for number in range(2, 3000):
+        queue.add(make_sequence(number, f"tenant {number}"))
+        let_in(queue)
+    assert len(queue._classes[Priority.INTERACTIVE]._served) < 300
 
 
 def test_a_pause_earns_no_claim() -> None:
@@ -128,4 +157,3 @@ def test_whatever_comes_and_goes_each_is_let_in_or_taken_out_once(
     gone += let_all_in(queue)
     assert sorted(gone) == list(range(len(arrivals)))
     assert queue.head() is None
-    queue.clear_accounts()
