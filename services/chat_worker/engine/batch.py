@@ -76,6 +76,7 @@ class Batch:
 
     def branch(self, parent: Sequence, sampled: Mapping[Sequence, Rows[int]]) -> None:
         """Let the forks of a sequence whose prompt has just been computed go on by themselves."""
+        num_found = self._blocks.num_found(parent)
         for child in parent.forks:
             child.token_ids += sampled[child]
             child.num_cached = 0
@@ -84,7 +85,7 @@ class Batch:
                 self._run(child)
             else:
                 child.status = Status.WAITING
-                self.waiting.add(child, first=True)
+                self.waiting.put_back(child, len(child.token_ids) - num_found)
         parent.forks.clear()
 
     def check_integrity(self) -> None:
@@ -92,7 +93,7 @@ class Batch:
         assert all(sequence.status is Status.WAITING and not sequence.block_ids for sequence in self.waiting)
         assert all(sequence.status is Status.RUNNING for sequence in self.running)
         assert len(self.running) <= self._max_running
-        assert self.waiting.num_tokens == sum(len(sequence.token_ids) for sequence in self.waiting)
+        assert len(self.waiting) <= self.waiting.num_tokens <= sum(len(sequence.token_ids) for sequence in self.waiting)
         self._blocks.check_integrity(self.running)
 
     def _has_place(self, sequence: Sequence) -> bool:
@@ -133,5 +134,5 @@ class Batch:
         self.running.remove(sequence)
         self._blocks.free(sequence)
         sequence.status, sequence.draft = Status.WAITING, ()
-        self.waiting.add(sequence, first=True)
+        self.waiting.put_back(sequence, len(sequence.token_ids) - self._blocks.num_found(sequence))
         self.num_preemptions += 1

@@ -48,6 +48,10 @@ class BlockPool:
         for block in sequence.block_ids:
             self._hold(block)
 
+    def num_found(self, sequence: Sequence) -> int:
+        """Tokens of the sequence's beginning that attach would find now."""
+        return self._prefixes.find(sequence)[2] if self._prefixes is not None else 0
+
     def count_attached(self, sequence: Sequence) -> None:
         """Note how much of a new sequence attach has found, once it is sure to run."""
         sequence.num_cached = sequence.num_computed

@@ -29,15 +29,19 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return itertools.chain.from_iterable(self._classes.values())
 
-    def add(self, sequence: Sequence, *, first: bool = False) -> None:
-        """Queue a sequence behind, or before, the others of its tenant. O(log tenants)."""
-        self._classes[sequence.priority].add(sequence, first=first)
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence behind the others of its tenant. O(log tenants)."""
+        self._classes[sequence.priority].add(sequence, len(sequence.token_ids), first=False)
         self.num_tokens += len(sequence.token_ids)
+
+    def put_back(self, sequence: Sequence, num_tokens: int) -> None:
+        """Queue a sequence that has begun before the others of its tenant. num_tokens: to be computed for it again."""
+        self._classes[sequence.priority].add(sequence, num_tokens, first=True)
+        self.num_tokens += num_tokens
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out that will not be let in. O(1)."""
-        self._classes[sequence.priority].remove(sequence)
-        self.num_tokens -= len(sequence.token_ids)
+        self.num_tokens -= self._classes[sequence.priority].remove(sequence)
 
     def head(self) -> Sequence | None:
         """Who is next. O(log tenants), amortised."""
@@ -74,7 +78,7 @@ class _FairQueue:
     """
 
     def __init__(self) -> None:
-        self._lines: defaultdict[str, OrderedDict[Sequence, None]] = defaultdict(OrderedDict)
+        self._lines: defaultdict[str, OrderedDict[Sequence, int]] = defaultdict(OrderedDict)
         self._served: defaultdict[str, int] = defaultdict(int)  # tokens, by tenant
         self._level = 0  # where the next newcomer begins
         self._most_accounts = _FEW_ACCOUNTS
@@ -88,22 +92,24 @@ class _FairQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return itertools.chain.from_iterable(self._lines.values())
 
-    def add(self, sequence: Sequence, *, first: bool) -> None:
+    def add(self, sequence: Sequence, num_tokens: int, *, first: bool) -> None:
         tenant = sequence.tenant
         if tenant not in self._lines:
             self._begin(tenant)
-        self._lines[tenant][sequence] = None
+        self._lines[tenant][sequence] = num_tokens
         if first:
             self._lines[tenant].move_to_end(sequence, last=False)
         if tenant not in self._in_heap:
             self._in_heap.add(tenant)
             heapq.heappush(self._heap, (self._served[tenant], next(self._tickets), tenant))
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence) -> int:
+        """Take a sequence out; returns the tokens to be computed for it."""
         line = self._lines[sequence.tenant]
-        del line[sequence]
+        num_tokens = line.pop(sequence)
         if not line:
             del self._lines[sequence.tenant]
+        return num_tokens
 
     def head(self) -> Sequence | None:
         while self._heap:

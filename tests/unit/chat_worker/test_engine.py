@@ -283,6 +283,26 @@ def test_tokens_wait_until_they_are_computed_and_generated_ones_never_do() -> No
     assert waiting == [44, 28, 20, 20, 20, 4, 0]
 
 
+def test_answers_that_wait_behind_their_computed_prompt_lock_nobody_out() -> None:
+    engine = SteppedEngine(max_waiting_tokens=100, max_running=2)
+    engine.add(0, Job(b"x" * 41, n=50, max_tokens=9))
+    engine.step()
+    assert engine.sink.loads[-1].num_waiting == 48
+    assert engine.sink.loads[-1].waiting_tokens <= 48 * 4  # of each less than a block is not found again
+    assert engine.add(1, Job(b"hello", tenant="other")) not in engine.sink.errors
+
+
+def test_an_answer_that_gave_way_waits_with_what_is_to_be_computed_again() -> None:
+    for prefix_cache, most in ((True, 4), (False, 40)):
+        engine = SteppedEngine(num_blocks=12, max_running=1, prefix_cache=prefix_cache)
+        engine.add(0, Job(b"x" * 21, max_tokens=20, priority=Priority.BULK))
+        engine.step()
+        engine.add(1, Job(b"now", max_tokens=2))
+        engine.step()
+        assert engine.scheduler.batch.num_preemptions == 1
+        assert most // 2 < engine.sink.loads[-1].waiting_tokens <= most, prefix_cache
+
+
 def test_a_long_prompt_does_not_stall_running_streams() -> None:
     engine = SteppedEngine(max_step_tokens=2048, num_blocks=2048)
     streams = [engine.add(number, Job(bytes([number]), max_tokens=100)) for number in range(4)]

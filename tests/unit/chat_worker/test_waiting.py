@@ -110,7 +110,8 @@ def test_a_pause_earns_no_claim() -> None:
 
 def test_a_sequence_that_gave_way_is_the_first_of_its_tenant() -> None:
     queue = make_queue(make_sequence(0), make_sequence(1))
-    queue.add(make_sequence(2), first=True)
+    queue.put_back(make_sequence(2), 4)
+    assert queue.num_tokens == 24
     assert let_all_in(queue) == [2, 0, 1]
 
 
@@ -142,7 +143,10 @@ def test_whatever_comes_and_goes_each_is_let_in_or_taken_out_once(
     gone: list[int] = []
     for number, (tenant, length, priority) in enumerate(arrivals):
         sequence = make_sequence(number, tenant, length, priority)
-        queue.add(sequence, first=choice.random() < 0.2)
+        if choice.random() < 0.2:
+            queue.put_back(sequence, length)
+        else:
+            queue.add(sequence)
         inside.append(sequence)
         if choice.random() < 0.3:
             removed = inside.pop(choice.randrange(len(inside)))
