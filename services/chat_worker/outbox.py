@@ -142,15 +142,15 @@ class Outbox:
             return True
         began_s = time.monotonic()
         messages += (self._messages.get_nowait() for _ in range(self._messages.qsize()))
-        pieces: dict[tuple[RequestId, int], list[Piece]] = {}  # of each answer; the one that grew last is last
+        pieces: dict[tuple[RequestId, int | None], list[Piece]] = {}  # of each answer; the one that grew last is last
         for message in messages:
             match message:
                 case _Open(request_id, reply):
                     self._replies[request_id] = reply
                 case _Emit(request_id, piece):
-                    parts = pieces.pop((request_id, piece.index), [])
-                    parts.append(piece)
-                    pieces[request_id, piece.index] = parts
+                    # scores of the prompt, which all answers share, stay before all of them
+                    key = request_id, None if piece.prompt_scores else piece.index
+                    pieces[key] = [*pieces.pop(key, []), piece]
                 case _Fail(request_id, error):
                     self._deliver(pieces)
                     self._guard(request_id, partial(self._refuse, request_id, error))
@@ -163,7 +163,7 @@ class Outbox:
         time.sleep(max(0.0, began_s + len(pieces) * _RESPONSE_S - time.monotonic()))
         return True
 
-    def _deliver(self, pieces: Mapping[tuple[RequestId, int], list[Piece]]) -> None:
+    def _deliver(self, pieces: Mapping[tuple[RequestId, int | None], list[Piece]]) -> None:
         for (request_id, _), parts in pieces.items():
             self._guard(request_id, partial(self._send, request_id, parts))
         for piece in chain.from_iterable(pieces.values()):

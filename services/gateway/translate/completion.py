@@ -93,7 +93,7 @@ class _ChoiceWriter:
         offsets = self._offsets.setdefault(piece.index, _TextOffsets())
         tokens = [*prompt, *piece.logprobs] if echoes else piece.logprobs
         logprobs = None if self._body.logprobs is None else _to_logprobs(tokens, self._body.logprobs, offsets)
-        if logprobs and echoes:
+        if logprobs and echoes and prompt:
             logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
         return {
             "index": piece.index,

@@ -88,6 +88,15 @@ async def test_echo_puts_the_prompt_and_its_log_probabilities_first(mesh: Mesh) 
     assert choice.logprobs.text_offset == [0, 1, 2, 3]
 
 
+async def test_an_answers_log_probability_is_told_where_an_echoed_prompts_are_missing(mesh: Mesh) -> None:
+    mesh.triton.script = [scored("c", -3.0), last("d")]
+
+    completion = await mesh.openai.completions.create(model="zhinao-chat", prompt="a", logprobs=0, echo=True)
+
+    assert completion.choices[0].logprobs is not None
+    assert completion.choices[0].logprobs.token_logprobs == [-3.0]
+
+
 async def test_echo_of_token_ids_has_the_workers_text_for_every_answer_of_a_stream(mesh: Mesh) -> None:
     first = piece("c")
     first.prompt_logprobs.extend(PROMPT)

@@ -143,6 +143,18 @@ def test_the_more_answers_there_are_the_longer_their_next_tokens_wait_for_each_o
     assert 0 < pauses[0] <= 40 * outbox._RESPONSE_S
 
 
+def test_the_prompts_scores_come_first_although_their_answer_grows_last() -> None:
+    harness, reply, prompt = Harness(), RecordingReply(), (Sampled(7),)
+    harness.outbox.open(ONE, reply)
+    harness.outbox.emit(ONE, Piece("a", (), 0, prompt_scores=prompt))
+    harness.outbox.emit(ONE, Piece("b", (), 1, LAST.finish))
+    harness.outbox.emit(ONE, Piece("c", (), 0, LAST.finish, last=True))
+    harness.outbox.start()
+    harness.outbox.close()
+    sent = [(piece.index, piece.text, piece.prompt_scores, piece.last) for piece in reply.pieces]
+    assert sent == [(0, "a", prompt, False), (1, "b", (), False), (0, "c", (), True)]
+
+
 def test_a_failure_comes_after_the_pieces_before_it() -> None:
     harness, reply = Harness(), RecordingReply()
     harness.outbox.open(ONE, reply)
