@@ -34,14 +34,13 @@ class Job:
 
 
 class SteppedEngine:
-    """An engine on no thread, with a clock that counts the steps; each takes 1 ms, however much it computes.
-
-    Blocks hold 4 tokens."""
+    """An engine on no thread, with a clock that counts the steps; each takes 1 ms, however much it computes."""
 
     def __init__(
         self,
         *,
         num_blocks: int = 64,
+        block_len: int = 4,
         max_step_tokens: int = 64,
         max_running: int = 8,
         max_waiting_tokens: int = 9999,
@@ -51,7 +50,7 @@ class SteppedEngine:
         self.now = 0
         self._num_readings = 0  # of the clock, in this step
         self.sink = RecordingSink()
-        self.blocks = BlockPool(num_blocks, 4, prefix_cache=prefix_cache)
+        self.blocks = BlockPool(num_blocks, block_len, prefix_cache=prefix_cache)
         self.scheduler = Scheduler(
             self.blocks,
             max_step_tokens=max_step_tokens,

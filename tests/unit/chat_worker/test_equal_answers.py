@@ -1,22 +1,65 @@
 """A real model gives the same answer however the engine computes it: that of one sequence, whole, with no cache."""
 
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import pytest
 import torch
 
 from modelkit.attention import CausalAttention
-from modelkit.paged import PagedDecoder
+from modelkit.decoder import Decoder
+from modelkit.flash import FlashAttention
+from modelkit.native.build import available
+from modelkit.native.library import open_library
+from modelkit.native.model import NativeDecoder, NativeWeights
+from modelkit.native.packing import Format
+from modelkit.paged import PagedDecoder, PagedModel
 from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.sampler import Row, Sampled, sample
 from services.chat_worker.engine.sequence import RequestId, Sampling, answer_seed
 from services.chat_worker.engine.speculate import PromptLookup
+from tests.fakes import flash_attn
 from tests.fakes.stepped_engine import GREEDY, Job, SteppedEngine
 from tests.fixtures.tiny_decoder import tiny_decoder
 
 SEEDED = Sampling(temperature=1.3, top_p=0.95, top_k=40, seed=11)
 PERIOD = b"\x05\x11\x2b\x07"
+
+
+@cache
+def make_decoder() -> Decoder:
+    return tiny_decoder(head_dim=32)  # the native step's least
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A model with its attention over num_blocks blocks of block_len tokens."""
+
+    block_len: int
+    num_blocks: int
+    make: Callable[[int], PagedModel]
+
+
+def make_native(num_blocks: int, *, name: str) -> NativeDecoder:
+    decoder = make_decoder()
+    weights = NativeWeights.build(decoder.config, decoder.named_parameters(), Format.FP32)
+    return NativeDecoder(weights, open_library(name), num_blocks=num_blocks, block_len=32)
+
+
+def make_torch(num_blocks: int) -> PagedDecoder:
+    return PagedDecoder(make_decoder(), num_blocks=num_blocks, block_len=4)
+
+
+def make_flash(num_blocks: int) -> PagedDecoder:
+    attention = partial(FlashAttention, kernels=flash_attn)
+    return PagedDecoder(make_decoder(), num_blocks=num_blocks, block_len=256, attention=attention)
+
+
+# so few blocks that sequences give way
+BACKENDS = {"sdpa": Backend(4, 60, make_torch), "flash-attn": Backend(256, 4, make_flash)} | {
+    f"native {name}": Backend(32, 9, partial(make_native, name=name)) for name in available()
+}
 
 
 def make_jobs(sampling: Sampling) -> list[Job]:
@@ -40,7 +83,7 @@ def plain_answer(job: Job, index: int = 0) -> list[int]:
 @torch.inference_mode()
 def generate(prompt: bytes, max_tokens: int, temperature: float, seed: int) -> list[int]:
     """Compute the whole text anew for every token."""
-    decoder, token_ids = tiny_decoder(), list(prompt)
+    decoder, token_ids = make_decoder(), list(prompt)
     sampling = replace(SEEDED if temperature else GREEDY, seed=seed)
     for _ in range(max_tokens):
         end = torch.tensor([len(token_ids) - 1])
@@ -53,8 +96,7 @@ def generate(prompt: bytes, max_tokens: int, temperature: float, seed: int) -> l
 
 
 def make_engine(**limits: int) -> SteppedEngine:
-    num_blocks = limits.setdefault("num_blocks", 1024)
-    model = PagedDecoder(tiny_decoder(), num_blocks=num_blocks, block_len=4)
+    model = make_torch(limits.setdefault("num_blocks", 1024))
     return SteppedEngine(runner=ModelRunner(model), **({"max_running": 32} | limits))
 
 
@@ -165,10 +207,22 @@ def test_as_one_of_several_answers_that_share_and_copy_blocks(sampling: Sampling
     assert_plain(engine, jobs)
 
 
-def test_with_everything_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [replace(job, n=1 + number % 3, speculate=number % 4 < 2) for number, job in enumerate(make_jobs(SEEDED))]
+@both
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS.keys())
+def test_with_everything_at_once(sampling: Sampling, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    beginning = bytes(range(96)) * 3
+    jobs = [
+        replace(job, prompt=beginning[: backend.block_len - 8] + job.prompt, n=1 + number % 3, speculate=number % 4 < 2)
+        for number, job in enumerate(make_jobs(sampling))
+    ]
     foresee(jobs, monkeypatch)
-    engine = make_engine(num_blocks=60, max_step_tokens=30, max_running=9)
+    engine = SteppedEngine(
+        runner=ModelRunner(backend.make(backend.num_blocks)),
+        num_blocks=backend.num_blocks,
+        block_len=backend.block_len,
+        max_step_tokens=max(30, backend.block_len),
+        max_running=9,
+    )
     for number, job in enumerate(jobs):
         engine.add(number, job)
         engine.step()
