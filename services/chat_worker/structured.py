@@ -15,6 +15,7 @@ from modelkit.tokenizer import Tokenizer
 
 _MAX_SOURCE_LEN: Final = 100_000  # characters of a schema or grammar
 _MAX_CACHED: Final = 128  # compiled forms
+_NUM_TRIED: Final = 8  # tokens of an answer that a new form is tried with, about a millisecond in all
 # Up to the first end tag; models put one or two line breaks behind it.
 _THOUGHT: Final = f'thought: words blanks\nwords[suffix="{THOUGHT_END}"]: /(?s:.*)/\nblanks: /\\n{{0,2}}/\n'
 _LIMITS: Final = LLParserLimits(verbose_errors=False)  # the library's own bounds: a mask takes 15 ms at the very most
@@ -101,11 +102,22 @@ class GrammarCompiler:
         if len(source) > _MAX_SOURCE_LEN:
             raise FormError(f"is {len(source)} characters long; the most is {_MAX_SOURCE_LEN}")
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # some loops show only now
-        if matcher.is_error():
-            raise FormError(matcher.get_error().strip())
+        _begin_answer(matcher.deep_copy())
         return matcher
+
+
+def _begin_answer(matcher: LLMatcher) -> None:
+    """Raise FormError if the form is broken, or breaks in an answer's first tokens: loops and bounds show only then."""
+    places = torch.arange(32)
+    for _ in range(_NUM_TRIED):
+        if matcher.is_stopped():
+            break
+        words = torch.frombuffer(bytearray(matcher.compute_bitmask()), dtype=torch.int32)
+        allowed = (words[:, None] >> places).bitwise_and(1).flatten().nonzero()
+        if not matcher.is_error():
+            matcher.consume_token(int(allowed[len(allowed) // 2]))
+    if matcher.is_error():
+        raise FormError(matcher.get_error().removesuffix("<non-verbose/>").strip())
 
 
 def join(*forms: Form, behind_thought: bool = False) -> str:

@@ -94,6 +94,10 @@ def _failure(row: Row, best: float) -> MeshError | None:
     """What is wrong with a row whose best logit is this."""
     if math.isfinite(best):
         return None
+    if row.mask is not None and not row.mask.any():
+        num_tokens = len(row.token_ids) - row.prompt_len
+        message = f"the answer's format became too complex to keep to after {num_tokens} tokens"
+        return MeshError(Reason.INVALID_REQUEST, message)
     if best == -math.inf and row.is_shaped:
         return MeshError(
             Reason.INVALID_REQUEST,

@@ -202,6 +202,13 @@ def test_a_row_with_nothing_to_choose_is_refused_alone(temperature: float) -> No
     assert [first, last] == sample(logits[[0, 2]], [row(sampling)] * 2)
 
 
+def test_a_form_that_became_too_complex_is_named_as_the_reason() -> None:
+    (refused,) = sample(random_logits(1, 50), [row(RANDOM, [1, 2, 3], mask=packed([], 50))])
+    assert isinstance(refused, MeshError)
+    assert refused.reason is Reason.INVALID_REQUEST
+    assert "too complex" in refused.message
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"repetition_penalty": 1.2, "top_p": 0.5}])
 def test_a_row_that_the_model_broke_fails_alone(value: float, changes: dict[str, Any]) -> None:

@@ -173,6 +173,7 @@ def test_json_has_one_layout_so_that_blanks_cannot_go_on_for_ever() -> None:
         (FormatKind.GRAMMAR, "start: x", "structured_outputs.grammar", "unknown name"),
         (FormatKind.GRAMMAR, "", "structured_outputs.grammar", "cannot be kept to"),
     ],
+        (FormatKind.REGEX, "x{3}a{1000000}", "structured_outputs.regex", "cannot be kept to"),  # breaks in the answer
 )
 def test_form_that_cannot_be_kept_to_is_refused_with_its_field(
     kind: FormatKind, text: str, param: str, reason: str
