@@ -174,7 +174,9 @@ class ChatAdapter:
 
     def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
         model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
-        readers = AnswerReaders(prepared.begins_with, prepared.tool_names, token_bytes)
+        readers = AnswerReaders(
+            prepared.begins_with, prepared.tool_names, token_bytes, several_calls=prepared.several_calls
+        )
         for piece in self._worker.told(prepared):
             readers.read(piece)
         unused = () if prepared.generated_token_ids else prepared.unused_values  # told once

@@ -21,10 +21,18 @@ class Contents:
 class AnswerReaders:
     """The readers of a request's answers. token_bytes: see Tokenizer."""
 
-    def __init__(self, begins_with: Part, names: Collection[str], token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        begins_with: Part,
+        names: Collection[str],
+        token_bytes: Callable[[int], bytes],
+        *,
+        several_calls: bool = True,
+    ) -> None:
         """begins_with: what each answer begins with. names: the functions that it may call."""
         self._begins_with = begins_with
         self._names = names
+        self._several_calls = several_calls
         self._token_bytes = token_bytes
         self._readers: dict[int, tuple[ThoughtReader, CallReader]] = {}
 
@@ -33,7 +41,8 @@ class AnswerReaders:
         if self._begins_with is Part.TEXT and not self._names:
             return Contents(Found(piece.text))
         if (readers := self._readers.get(piece.index)) is None:
-            readers = ThoughtReader(self._begins_with), CallReader(self._names, _new_call_id)
+            calls = CallReader(self._names, _new_call_id, several=self._several_calls)
+            readers = ThoughtReader(self._begins_with), calls
             self._readers[piece.index] = readers
         thoughts, calls = readers
         last = piece.finish is not None

@@ -24,8 +24,9 @@ _MOST_TAG_TOKENS = 16  # of a tag that is spelled in single bytes, and blanks be
 class Prepared:
     """A request that the engine can run. generated_token_ids: how its answer begins, which the caller has already.
 
-    start_grammar: begins one answer in the form that was asked for. tool_names: the functions that the model knows of.
-    begins_with: what an answer begins with. unused_values: see PromptBuilder.unused_values.
+    start_grammar: begins one answer in the form that was asked for. tool_names: the functions that the model knows of;
+    several_calls: whether one answer may call more than one. begins_with: what an answer begins with.
+    unused_values: see PromptBuilder.unused_values.
     """
 
     token_ids: list[int]
@@ -35,6 +36,7 @@ class Prepared:
     tool_names: frozenset[str] = frozenset()
     begins_with: Part = Part.TEXT
     n: int = 1
+    several_calls: bool = True
     priority: Priority = Priority.INTERACTIVE
     tenant: str = ""
     timeout_s: float | None = None
@@ -87,6 +89,7 @@ class PromptBuilder:
             start_grammar=None if grammar is None else partial(self._compiler.start, grammar),
             tool_names=frozenset(tool.name for tool in tools.offered),
             begins_with=begins_with,
+            several_calls=tools.parallel,
             n=request.n,
             priority=request.priority,
             tenant=request.tenant,

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
@@ -13,6 +13,11 @@ from services.chat_worker.detok import overlap
 _BLANKS: Final = re.compile(r"\s+")
 _TAGGED_END: Final = re.compile(rf"\s*\}}?\s*{CALL_END}")
 _KEYS: Final = ("arguments", "parameters")  # Hermes', Llama 3's
+_TYPE: Final = ("", '"type":"function",')  # Llama 3 may put it first
+_FENCE: Final = "```"
+_FIRST: Final = tuple(fence + bracket for fence in ("", _FENCE, f"{_FENCE}json") for bracket in ("", " ["))
+_FRAMES: Final = (("[", "]"), (_FENCE, _FENCE))  # what opens and what closes one, the inner first
+_NEXT: Final = ("", ",", ";")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +49,23 @@ class _State(Enum):
 class CallReader:
     """Splits an answer into text and calls as it grows.
 
-    A call is `{"name": ..., "arguments": {...}}`, between Hermes' tags anywhere or as the whole answer; its name must
-    be one of `names`. What turns out to be no call is text again, to the letter; only blanks around calls are dropped.
+    A call is `{"name": ..., "arguments": {...}}`, its name one of `names`: between Hermes' tags anywhere, or bare, as
+    the whole answer. Bare ones may be several, in an array or one after the other, and in a code fence. What turns out
+    to be no call is text again, to the letter; blanks around calls and what frames them are dropped, as are other keys.
     """
 
-    def __init__(self, names: Collection[str], make_id: Callable[[], str]) -> None:
-        self._names = names
+    def __init__(self, names: Collection[str], make_id: Callable[[], str], *, several: bool = True) -> None:
+        """several: whether more than one bare call is a call."""
         self._make_id = make_id
-        any_name, any_key = "|".join(map(re.escape, names)), "|".join(_KEYS)
-        self._head = re.compile(rf'\s*\{{\s*"name"\s*:\s*"({any_name})"\s*,\s*"(?:{any_key})"\s*:\s*(?=\{{)')
-        self._dense_heads = [f'{{"name":"{name}","{key}":{{' for name in names for key in _KEYS]
+        self._names = names
+        self._tagged_head = _Head(names, ("",))
+        self._next_head = _Head(names, _NEXT) if several else None
+        self._bare_head: _Head | None = _Head(names, _FIRST)  # how a bare call might begin here
+        self._closers: list[str] = []  # what ends the frame of bare calls
         self._state = _State.TEXT
         self._tagged = False
         self._scanner = _ObjectScanner()
         self._held: str = ""  # text that may yet belong to a call
-        self._at_start = True  # nothing but blanks so far
         self._texts: list[str] = []
         self._calls: list[ToolCallDelta] = []
         self._num_calls = 0
@@ -73,7 +80,7 @@ class CallReader:
         self._read(text)
         if self._state is _State.HEAD:
             self._close_head(self._held)
-        elif self._state is _State.TEXT and not (self._num_calls and self._held.isspace()):
+        elif self._state is _State.TEXT and not (self._num_calls and self._may_close()):
             self._texts.append(self._held)
         self._held = ""
         return self._take()
@@ -97,35 +104,40 @@ class CallReader:
     # Each of these reads what it can of the held text; True if another state has the word now.
 
     def _read_text(self) -> bool:
+        if self._bare_head is not None:
+            if (head := self._bare_head.match(self._held)) is not None:
+                self._closers += [closer for opener, closer in _FRAMES if opener in head[1]]
+                self._tagged = False
+                self._begin_arguments(head, self._held)
+                return True
+            if self._bare_head.may_come(self._held):
+                return False
+            self._bare_head = None
+        while self._closers and self._held.lstrip().startswith(self._closers[0]):
+            self._held = self._held.lstrip().removeprefix(self._closers.pop(0))
+        if self._closers and self._may_close():
+            return False
+        self._closers.clear()
         start = self._held.find(CALL_START)
-        bare = self._at_start and self._held.lstrip().startswith("{")
-        if bare or start >= 0:
-            if not bare:
-                start = len(self._held[:start].rstrip())
-                self._say(self._held[:start])
-                self._held = self._held[start:]
-            self._state, self._tagged = _State.HEAD, not bare
-            return True
-        kept = _may_begin_call(self._held)
-        self._say(self._held[:kept])
+        kept = len(self._held[:start].rstrip()) if start >= 0 else _may_begin_call(self._held)
+        self._texts.append(self._held[:kept])
         self._held = self._held[kept:]
-        return False
+        if start < 0:
+            return False
+        self._state, self._tagged = _State.HEAD, True
+        return True
+
+    def _may_close(self) -> bool:
+        """Whether the held text is a beginning of what ends the frame."""
+        return "".join(self._closers).startswith(_BLANKS.sub("", self._held))
 
     def _read_head(self) -> bool:
-        start = self._held.index(CALL_START) + len(CALL_START) if self._tagged else 0
+        start = self._held.index(CALL_START) + len(CALL_START)
         body = self._held[start:]
-        if (head := self._head.match(body)) is not None:
-            self._begin_call(head[1])
-            self._held = body[head.end() :]
-            self._scanner = _ObjectScanner()
-            self._state = _State.ARGUMENTS
+        if (head := self._tagged_head.match(body)) is not None:
+            self._begin_arguments(head, body)
             return True
-        if not self._tagged:
-            dense = _BLANKS.sub("", body)
-            if any(head != dense and head.startswith(dense) for head in self._dense_heads):
-                return False
-            end = 1  # so that the brace is not taken for the beginning of a call again
-        elif body.lstrip()[:1] not in ("", "{"):
+        if body.lstrip()[:1] not in ("", "{"):
             end = start
         elif (end := body.find(CALL_END)) >= 0:
             end += start + len(CALL_END)
@@ -145,20 +157,27 @@ class CallReader:
 
     def _read_tail(self) -> bool:
         dense = _BLANKS.sub("", self._held)
+        if dense == "," or dense.startswith(',"'):  # other keys, which nobody has a use for
+            if (end := _ObjectScanner(depth=1).find_end(self._held)) is None:
+                return False
+            self._held = "}" + self._held[end:]
+            return True
         expected = [f"}}{CALL_END}", CALL_END] if self._tagged else ["}"]  # a model may forget the brace
         if any(end != dense and end.startswith(dense) for end in expected):
             return False
         end = _TAGGED_END.match(self._held) if self._tagged else None
         self._held = self._held[end.end() :] if end else self._held.lstrip().removeprefix("}")
         self._state = _State.TEXT
+        self._bare_head = None if self._tagged else self._next_head
         return True
 
-    def _say(self, text: str) -> None:
-        self._at_start = self._at_start and not text.strip()
-        self._texts.append(text)
+    def _begin_arguments(self, head: re.Match[str], text: str) -> None:
+        self._begin_call(head[2])
+        self._held = text[head.end() :]
+        self._scanner = _ObjectScanner()
+        self._state = _State.ARGUMENTS
 
     def _begin_call(self, name: str) -> None:
-        self._at_start = False
         self._calls.append(ToolCallDelta(self._num_calls, self._make_id(), name))
         self._num_calls += 1
 
@@ -172,17 +191,43 @@ class CallReader:
         """Tell a call whose parts came in another order, or that it is none."""
         call = _read_call(written.lstrip().removeprefix(CALL_START).removesuffix(CALL_END), self._names)
         if call is None:
-            self._say(written)
+            self._texts.append(written)
         else:
             self._begin_call(call[0])
             self._add_arguments(call[1])
 
 
-class _ObjectScanner:
-    """Finds the end of a JSON object that comes in pieces."""
+class _Head:
+    """How calls begin, up to their arguments: groups 1 and 2 of a match are the opener and the name."""
 
-    def __init__(self) -> None:
-        self._depth = 0
+    def __init__(self, names: Collection[str], openers: Sequence[str]) -> None:
+        """openers: what may come before a call; a space stands for any blanks."""
+        any_opener = "|".join(re.escape(opener).replace(r"\ ", r"\s*") for opener in openers)
+        any_name, any_key = "|".join(map(re.escape, names)), "|".join(_KEYS)
+        self._pattern = re.compile(
+            rf'\s*({any_opener})\s*\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?'
+            rf'"name"\s*:\s*"({any_name})"\s*,\s*"(?:{any_key})"\s*:\s*(?=\{{)'
+        )
+        self._openers = [opener.replace(" ", "") for opener in openers]
+        self._dense = [f'{{{kind}"name":"{name}","{key}":{{' for kind in _TYPE for name in names for key in _KEYS]
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return self._pattern.match(text)
+
+    def may_come(self, text: str) -> bool:
+        """Whether the text, blanks aside, is the beginning of a head."""
+        dense = _BLANKS.sub("", text)
+        rests = [dense[len(opener) :] for opener in self._openers if dense.startswith(opener)]
+        return any(opener.startswith(dense) for opener in self._openers) or any(
+            head != rest and head.startswith(rest) for rest in rests for head in self._dense
+        )
+
+
+class _ObjectScanner:
+    """Finds the end of a JSON object, so many of whose brackets are open already, that comes in pieces."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
         self._in_string = False
         self._escaped = False
 

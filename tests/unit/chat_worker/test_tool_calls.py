@@ -12,6 +12,7 @@ from services.chat_worker.tool_calls import CallReader, Found
 
 NAMES = ("get_weather", "get_time")
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
+BARE = '{"name": "get_weather", "arguments": {"city": "北京"}}'
 WEATHER = ("get_weather", '{"city": "北京"}')
 TIME = ("get_time", '{"zones": [{"a": "}\\"{"}]}')
 
@@ -65,13 +66,27 @@ ANSWERS = [
     (f"<tool_call>{CALL}", "<tool_call>", [WEATHER]),
     (CALL.replace("}\n", "} oops"), " oops</tool_call>", [WEATHER]),
     (CALL.replace("}}\n", "}"), "", [WEATHER]),
+    ("a " + CALL.replace("}}", '}, "id": [5, "}"]}') + " b", "a b", [WEATHER]),
+    (CALL.replace("}}", '}, "id": 5'), "", [WEATHER]),
+    (CALL.replace('{"name"', '{"type": "function", "name"'), "", [WEATHER]),
+    (f"{BARE}{BARE}", "", [WEATHER, WEATHER]),
+    (f"{BARE}; {BARE} ok", " ok", [WEATHER, WEATHER]),
+    (f" [{BARE},\n {BARE}]\n", "", [WEATHER, WEATHER]),
+    (f"[{BARE}, 1] ok", ", 1] ok", [WEATHER]),
+    (f'{BARE}; {{"city": 1}}', '; {"city": 1}', [WEATHER]),
+    (f"```json\n{BARE}\n```\nok", "\nok", [WEATHER]),
+    (f"```\n[\n{BARE}\n]\n```", "", [WEATHER]),
+    (f"```json\n[{BARE}]\n``", "", [WEATHER]),
+    (BARE.replace("{", '{"type": "function", ', 1), "", [WEATHER]),
+    (BARE[:-1] + ', "id": 5} after', " after", [WEATHER]),
 ]
 NO_CALLS = [
     *('{"name": "get_money", "arguments": {}}', '{"name": "get_weather"}', '{"name": "get_weather", "arguments": 1}'),
-    *('{"city": "北京"}', "{", ' {"na me":"get_weather","arguments":{}}', '[{"name": "get_weather", "arguments": {}}]'),
+    *('{"city": "北京"}', "{", ' {"na me":"get_weather","arguments":{}}'),
     *("<tool_call>", "<tool_call>get_weather()</tool_call>", '<tool_call>{"name": "x", "arguments": {}}</tool_call>'),
     *('<tool_call>{"name": "get_weather", "arguments": [1]}</tool_call>', "<tool_call>{broken", "a < b <tool", "\n \n"),
-    'ok {"name": "get_weather", "arguments": {}}',
+    *('ok {"name": "get_weather", "arguments": {}}', '```json\n{"city": 1}\n```', "```python\n1\n```", "[1, 2]", " ``"),
+    '{"type": "circle", "name": "get_weather", "arguments": {}}',
 ]
 
 
@@ -98,6 +113,7 @@ FRAGMENTS = st.sampled_from(
     [
         *("<tool_call>", "</tool_call>", "\n", " ", "{", "}", '"', "\\", "[", ": ", ", ", "a", "<", CALL),
         *('"name"', '"get_time"', '"arguments"', '{"name": "get_time", "arguments": '),
+        *("]", ";", "```", "json", BARE),
     ]
 )
 
@@ -116,6 +132,12 @@ def test_no_letter_of_any_answer_is_lost(pieces: list[str]) -> None:
         assert sum(map(len, shown)) + 200 * len(calls) >= len("".join(answer.split()))
     else:
         assert text == answer
+
+
+def test_a_second_bare_call_is_text_where_only_one_is_wanted() -> None:
+    reader = CallReader(NAMES, lambda: "id0", several=False)
+
+    assert joined([reader.push(f"{BARE}; {BARE}"), reader.finish()]) == (f"; {BARE}", [WEATHER])
 
 
 def test_name_comes_before_the_arguments_are_there() -> None:
