@@ -142,7 +142,7 @@ def _lark_form(grammar: str) -> Form:
 
 def _quote(text: str) -> str:
     """The text as a terminal of a Lark grammar."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")  # DEL, which the library does not take
 
 
 def _invalid(message: str, param: str) -> MeshError:

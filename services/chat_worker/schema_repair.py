@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-_NEGATED_CLASS: Final = re.compile(r"((?<!\\)(?:\\\\)*)\[\^")
+_CLASS: Final = re.compile(r"\\.|\[(\^?)((?:\\.|[^\\\]])*)\]", re.DOTALL)  # or an escape, which begins none
+_BRACKET: Final = re.compile(r"\\.|\[", re.DOTALL)
 _RANGE_FROM_NUL: Final = re.compile(r"\\(?:x00|u0000)-")
 _MAPS_OF_SCHEMAS: Final = ("properties", "$defs", "definitions", "dependentSchemas")
 _DATA: Final = ("const", "enum", "default", "examples")
@@ -12,10 +13,11 @@ _DEEPEST: Final = 200  # the library itself refuses what is deeper than 128
 
 
 def repaired(schema: Mapping[str, object], depth: int = 0) -> dict[str, object]:
-    """The schema with NUL taken out of every class of characters in its patterns.
+    """The schema with NUL taken out of every class of characters in its patterns, and brackets in classes escaped.
 
     Inside a JSON string the library takes a class that holds all control characters, as `[^"]` does, to hold an escaped
-    quote and backslash too, so that answers need not match. Without NUL it does not.
+    quote and backslash too, so that answers need not match. Without NUL it does not. And it nests classes, where JSON
+    Schema's patterns (ECMA 262) take an opening bracket inside a class as it is.
     """
     if depth > _DEEPEST:
         return dict(schema)
@@ -24,7 +26,7 @@ def repaired(schema: Mapping[str, object], depth: int = 0) -> dict[str, object]:
 
 def _repair(key: str, value: object, depth: int) -> object:
     if key == "pattern" and isinstance(value, str):
-        return _without_nul(value)
+        return _repair_pattern(value)
     if key in _DATA:
         return value
     if isinstance(value, list):
@@ -35,7 +37,7 @@ def _repair(key: str, value: object, depth: int) -> object:
     fields = cast("dict[str, object]", value)
     if key in _MAPS_OF_SCHEMAS:
         return _map_of_schemas(fields, str, depth)
-    return _map_of_schemas(fields, _without_nul, depth) if key == "patternProperties" else repaired(fields, depth)
+    return _map_of_schemas(fields, _repair_pattern, depth) if key == "patternProperties" else repaired(fields, depth)
 
 
 def _map_of_schemas(fields: dict[str, object], rename: Callable[[str], str], depth: int) -> dict[str, object]:
@@ -45,5 +47,12 @@ def _map_of_schemas(fields: dict[str, object], rename: Callable[[str], str], dep
     }
 
 
-def _without_nul(pattern: str) -> str:
-    return _RANGE_FROM_NUL.sub(r"\\x01-", _NEGATED_CLASS.sub(r"\1[^\\x00", pattern))
+def _repair_pattern(pattern: str) -> str:
+    return _RANGE_FROM_NUL.sub(r"\\x01-", _CLASS.sub(_repair_class, pattern))
+
+
+def _repair_class(found: re.Match[str]) -> str:
+    if found[2] is None:
+        return found[0]
+    members = _BRACKET.sub(lambda each: r"\[" if each[0] == "[" else each[0], found[2])
+    return f"[^\\x00{members}]" if found[1] else f"[{members}]"

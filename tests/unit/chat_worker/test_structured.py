@@ -102,6 +102,7 @@ def test_a_form_begins_behind_thinking_that_the_prompt_has_opened(text: str) -> 
         (FormatKind.REGEX, ["[a-c]{2}/\\n"], "ab/\n", "ab/"),
         (FormatKind.CHOICE, ['say "no"', "back\\slash", "tab\t\b\x01", "ja", "日本"], "tab\t\b\x01", "tab"),
         (FormatKind.CHOICE, [""], "", "x"),
+        (FormatKind.CHOICE, ["\x7f", "\U0001f600"], "\x7f", "x"),
         (FormatKind.GRAMMAR, ['start: NUMBER ("+" NUMBER)*\nNUMBER: /[0-9]+/'], "1+23+4", "1+"),
     ],
 )
@@ -122,6 +123,8 @@ NO_QUOTE = {"type": "string", "pattern": '^[^"]*$'}
         ({"type": "string", "pattern": r'^"[^"]$'}, r'"\"a"', r'"\"\""'),
         ({"type": "string", "pattern": r"^\\[^\\]$"}, r'"\\a"', r'"\\\\"'),
         ({"type": "string", "pattern": r"^\[\^$"}, '"[^"', r'"\""'),
+        ({"type": "string", "pattern": "^[x[^y]{2}$"}, '"[^"', '"[z"'),
+        ({"type": "string", "pattern": "^[^[y]$"}, '"x"', '"["'),
         ({"type": "string", "pattern": r"^[\x00-!#-~]$"}, r'"\n"', r'"\""'),
         (
             {"type": "object", "patternProperties": {'^[^"]$': True}, "additionalProperties": False},
@@ -170,10 +173,10 @@ def test_json_has_one_layout_so_that_blanks_cannot_go_on_for_ever() -> None:
         ),
         (FormatKind.JSON_SCHEMA, '{"enum": ["' + "a" * 100_000 + '"]}', SCHEMA, "100000"),
         (FormatKind.REGEX, "(a", "structured_outputs.regex", "unclosed group"),
+        (FormatKind.REGEX, "x{3}a{1000000}", "structured_outputs.regex", "cannot be kept to"),  # breaks in the answer
         (FormatKind.GRAMMAR, "start: x", "structured_outputs.grammar", "unknown name"),
         (FormatKind.GRAMMAR, "", "structured_outputs.grammar", "cannot be kept to"),
     ],
-        (FormatKind.REGEX, "x{3}a{1000000}", "structured_outputs.regex", "cannot be kept to"),  # breaks in the answer
 )
 def test_form_that_cannot_be_kept_to_is_refused_with_its_field(
     kind: FormatKind, text: str, param: str, reason: str
