@@ -64,8 +64,9 @@ class EngineLoop:
         except Exception:
             log.exception("the engine loop broke; only a restart of the worker helps")
             self._broken = True
+        message = "the engine broke; the worker must be restarted" if self._broken else "the worker is shutting down"
         while True:
-            self._engine.fail_all(MeshError(Reason.NOT_READY, "the worker is shutting down"))
+            self._engine.fail_all(MeshError(Reason.NOT_READY, message))
             if self._stopping and self._inbox.empty():
                 return
             self._inbox.get()()  # what was on its way here when the loop broke needs an answer too

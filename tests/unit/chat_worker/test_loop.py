@@ -179,7 +179,8 @@ def test_an_engine_that_broke_fails_what_runs_and_what_comes_late() -> None:
     late = engine.submit(2, b"late")
     engine.loop.ping(refused.set)
     assert refused.wait(5)
-    assert {engine.sink.errors[request].reason for request in (running, late)} == {Reason.NOT_READY}
+    errors = [engine.sink.errors[request] for request in (running, late)]
+    assert [(error.reason, "broke" in error.message) for error in errors] == [(Reason.NOT_READY, True)] * 2
     engine.loop.close()
 
 
