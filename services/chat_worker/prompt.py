@@ -17,6 +17,7 @@ from services.chat_worker.structured import GrammarCompiler, TokenGrammar
 from services.chat_worker.thoughts import Part
 
 _MAX_N = 128
+_ANSWER_SHARE = 4  # what part of the window a prompt that is to be truncated leaves to an answer of any length
 _MOST_TAG_TOKENS = 16  # of a tag that is spelled in single bytes, and blanks behind it
 
 
@@ -34,9 +35,9 @@ class Prepared:
     stop: Stop
     start_grammar: Callable[[], TokenGrammar] | None = None
     tool_names: frozenset[str] = frozenset()
+    several_calls: bool = True
     begins_with: Part = Part.TEXT
     n: int = 1
-    several_calls: bool = True
     priority: Priority = Priority.INTERACTIVE
     tenant: str = ""
     timeout_s: float | None = None
@@ -88,8 +89,8 @@ class PromptBuilder:
             replace(stop, max_tokens=max_tokens),
             start_grammar=None if grammar is None else partial(self._compiler.start, grammar),
             tool_names=frozenset(tool.name for tool in tools.offered),
-            begins_with=begins_with,
             several_calls=tools.parallel,
+            begins_with=begins_with,
             n=request.n,
             priority=request.priority,
             tenant=request.tenant,
@@ -151,7 +152,8 @@ class PromptBuilder:
     def _prompt_ids(self, request: GenerationRequest) -> list[int]:
         prompt = request.prompt
         if request.truncate_prompt and isinstance(prompt, ChatPrompt):
-            return self._chat_ids(prompt, room=self.max_model_len - (request.max_tokens or 1))
+            room = self.max_model_len - (request.max_tokens or self.max_model_len // _ANSWER_SHARE)
+            return self._chat_ids(prompt, room=room)
         return self.token_ids(prompt)
 
     def _chat_ids(self, prompt: ChatPrompt, room: int | None = None) -> list[int]:
