@@ -15,6 +15,7 @@ from services.chat_worker.parameters import read_sampling, read_stop
 from services.chat_worker.request import CallMode, ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt, ToolUse
 from services.chat_worker.structured import GrammarCompiler, TokenGrammar
 from services.chat_worker.thoughts import Part
+from workerkit.checks import check_model
 
 _MAX_N = 128
 _ANSWER_SHARE = 4  # what part of the window a prompt that is to be truncated leaves to an answer of any length
@@ -69,8 +70,7 @@ class PromptBuilder:
 
     def prepare(self, request: GenerationRequest, *, fallback_seed: int) -> Prepared:
         """Check a request and tokenise it; fallback_seed is used when it brings none. Raises MeshError."""
-        if request.model not in ("", self._model_id):
-            raise self._another(request.model)
+        check_model(request.model, self._model_id)
         tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else ToolUse()
         check_tools(tools)
         stop, sampling = self._parameters(request, tools, fallback_seed)
@@ -133,8 +133,7 @@ class PromptBuilder:
         self, prompt: ChatPrompt | TextPrompt | TokenPrompt, model: str = "", *, param: str = "prompt"
     ) -> list[int]:
         """The ids of a prompt, however long it is. param: the field that holds ids. Raises MeshError."""
-        if model not in ("", self._model_id):
-            raise self._another(model)
+        check_model(model, self._model_id)
         match prompt:
             case ChatPrompt():
                 check_tools(prompt.tools)
@@ -175,10 +174,6 @@ class PromptBuilder:
             return encode(messages if room is None else drop_oldest_rounds(messages, room, encode))
         except TemplateError as error:
             raise _invalid(f"the model's chat template refuses these messages: {error}", "messages") from error
-
-    def _another(self, model: str) -> MeshError:
-        message = f"this worker serves {self._model_id!r}, not {model!r}"
-        return MeshError(Reason.MODEL_NOT_FOUND, message, param="model")
 
 
 def _max_tokens(request: GenerationRequest, prompt_len: int, window: int, param: str) -> int:

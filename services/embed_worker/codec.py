@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from meshkit.errors import MeshError, Reason
 from services.embed_worker.request import Embedding, EmbedRequest, Truncate
+from workerkit.checks import check_model, check_num_texts
 from zhinao.common.v1 import common_pb2
 from zhinao.embedding.v1 import embedding_pb2
 
@@ -24,16 +25,8 @@ def decode_request(data: bytes, *, model_id: str, max_inputs: int) -> EmbedReque
         message = embedding_pb2.EmbedRequest.FromString(data)
     except DecodeError as error:
         raise MeshError(Reason.INVALID_REQUEST, "the request tensor holds no EmbedRequest") from error
-    if message.model not in ("", model_id):
-        raise MeshError(
-            Reason.MODEL_NOT_FOUND, f"this worker serves {model_id!r}, not {message.model!r}", param="model"
-        )
-    if not 1 <= len(message.inputs) <= max_inputs:
-        raise MeshError(
-            Reason.INVALID_REQUEST,
-            f"input holds {len(message.inputs)} texts; it must hold 1 to {max_inputs}",
-            param="input",
-        )
+    check_model(message.model, model_id)
+    check_num_texts(len(message.inputs), max_inputs, "input")
     return EmbedRequest(
         inputs=tuple(_decode_input(index, each) for index, each in enumerate(message.inputs)),
         is_query=message.input_type == embedding_pb2.INPUT_TYPE_QUERY,

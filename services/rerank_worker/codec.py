@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from meshkit.errors import MeshError, Reason
 from services.rerank_worker.request import RerankRequest
+from workerkit.checks import check_model, check_num_texts
 from zhinao.common.v1 import common_pb2
 from zhinao.rerank.v1 import rerank_pb2
 
@@ -25,16 +26,8 @@ def decode_request(data: bytes, *, model_id: str, max_documents: int) -> RerankR
         message = rerank_pb2.RerankRequest.FromString(data)
     except DecodeError as error:
         raise MeshError(Reason.INVALID_REQUEST, "the request tensor holds no RerankRequest") from error
-    if message.model not in ("", model_id):
-        raise MeshError(
-            Reason.MODEL_NOT_FOUND, f"this worker serves {model_id!r}, not {message.model!r}", param="model"
-        )
-    if not 1 <= len(message.documents) <= max_documents:
-        raise MeshError(
-            Reason.INVALID_REQUEST,
-            f"documents holds {len(message.documents)} texts; it must hold 1 to {max_documents}",
-            param="documents",
-        )
+    check_model(message.model, model_id)
+    check_num_texts(len(message.documents), max_documents, "documents")
     has_limit = message.HasField("max_tokens_per_document")
     return RerankRequest(
         query=message.query,
