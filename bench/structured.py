@@ -2,16 +2,12 @@
 
 import argparse
 import json
-import platform
 import queue
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from jsonschema import Draft202012Validator, FormatChecker
@@ -19,6 +15,7 @@ from jsonschema.exceptions import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from bench.machine import RESULTS, read_head
 from bench.schemas import Case, cases
 from mesh.cache import demo_checkpoint
 from meshkit.errors import MeshError
@@ -29,7 +26,6 @@ from services.chat_worker.request import ChatPrompt, FormatKind, GenerationReque
 from services.chat_worker.settings import ChatSettings
 from services.chat_worker.worker import build_worker
 
-RESULTS = Path(__file__).resolve().parent / "results" / "structured.json"
 WINDOW = 4096  # tokens
 MAX_TOKENS = {True: 768, False: 384}  # by bounded: no answer to a bounded schema can be longer
 
@@ -148,19 +144,14 @@ def report(outcomes: Sequence[Outcome], seconds: float, *, temperature: float, c
     passed = verdicts["valid"] == finished and finished >= 0.8 * len(outcomes) and not open_ended
     console.print(sums, "passed" if passed else "missed its goal")
     content = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("llguidance", "jsonschema", "torch")},
+        **asdict(read_head("llguidance", "jsonschema", "torch")),
         "temperature": temperature,
         "max_tokens": {"bounded": MAX_TOKENS[True], "open": MAX_TOKENS[False]},
         **sums,
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "structured.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return 0 if passed else 1
 
 
