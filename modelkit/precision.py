@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Precision(StrEnum):
-    """Number formats of weights. AUTO is the fastest here that keeps perplexity within 1 % of fp32."""
+    """Number formats of weights. AUTO is int8 where the C++ step computes, bf16 on a GPU, else fp32.
+
+    It is not int4, which is faster: what that costs was measured on the demo weights only (docs/adr/011).
+    """
 
     AUTO = "auto"
     FP32 = "fp32"
