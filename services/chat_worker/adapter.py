@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BULK_SHARE = 0.75  # of the places; the rest is never bulk's
+
 
 class ChatAdapter:
     """One loaded chat model inside a Triton stub.
@@ -50,9 +52,7 @@ class ChatAdapter:
         self._ids = itertools.count()
         # A request holds one place from the door to its last response. A semaphore: three threads end requests.
         self._places = threading.BoundedSemaphore(settings.max_requests)
-        self._bulk_places = threading.BoundedSemaphore(
-            max(1, settings.max_requests * 3 // 4)
-        )  # the rest is never bulk's
+        self._bulk_places = threading.BoundedSemaphore(max(1, int(settings.max_requests * _BULK_SHARE)))
         self._metrics = EngineMetrics(TritonMetrics(), model_id=settings.model_id)
         self._tracing = open_tracing("chat_worker")
         self._traces = ChatTracer(self._tracing.tracer, settings.model_id)

@@ -174,10 +174,8 @@ class Generation:
     def take(self, tokens: list[Sampled], now_s: float) -> Piece:
         """Tell what the sequence's newest tokens add to the answer; what follows its end is dropped."""
         scores: tuple[Sampled, ...] = ()
-        first, gap_s = (
-            self.last_token_s is None,
-            now_s - (self.arrived_s if self.last_token_s is None else self.last_token_s),
-        )
+        first = self.last_token_s is None
+        gap_s = now_s - (self.arrived_s if self.last_token_s is None else self.last_token_s)
         self.last_token_s = now_s
         if self.first_token_s is None:
             self.first_token_s = now_s
