@@ -11,7 +11,7 @@ from services.chat_worker.engine.runner import ModelRunner
 from services.chat_worker.engine.scheduler import Scheduler
 from services.chat_worker.engine.sequence import Priority, RequestId, Sampling, Sequence, Stop, answer_seed
 from services.chat_worker.engine.speculate import Speculation
-from tests.fakes.engine import VOCAB, ByteTokenizer, FakeRunner, RecordingSink
+from tests.fakes.engine import VOCAB, ByteTokenizer, FakeRunner, RecordingSink, next_token
 
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, seed=0)
 NO_END: frozenset[int] = frozenset()
@@ -115,3 +115,11 @@ class SteppedEngine:
     def _clock(self) -> float:
         self._num_readings += 1
         return self.now + 0.001 * self._num_readings
+
+
+def expected_tokens(job: Job) -> list[int]:
+    """What FakeRunner answers a job alone."""
+    token_ids = list(job.prompt)
+    for _ in range(job.max_tokens):
+        token_ids.append(next_token(token_ids))
+    return token_ids[len(job.prompt) :]

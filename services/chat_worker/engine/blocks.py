@@ -1,7 +1,7 @@
 """Hands out fixed-size blocks of the KV cache; knows who holds which, not what is computed when."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from services.chat_worker.engine.prefix import PrefixIndex
 from services.chat_worker.engine.sequence import Sequence
@@ -107,9 +107,8 @@ class BlockPool:
         sequence.chain.clear()
         sequence.num_computed = 0
 
-    def check_integrity(self, holders: Iterable[Sequence]) -> None:
+    def check_integrity(self, holders: Collection[Sequence]) -> None:
         """Assert that every block is free or counted once per holder, and that nobody computed more than fits."""
-        holders = list(holders)
         held = Counter(block for sequence in holders for block in sequence.block_ids)
         assert all(self._num_holders[block] == held[block] for block in range(self.num_blocks)), "a block is miscounted"
         assert sorted([*held, *self._empty, *self._kept]) == list(range(self.num_blocks)), "a block is lost or doubled"
@@ -153,9 +152,8 @@ class BlockPool:
     def _release(self, block_ids: list[int]) -> None:
         for block in reversed(block_ids):  # of one text, the end is forgotten first
             self._num_holders[block] -= 1
-            if self._num_holders[block] > 0:
-                continue
-            if self._is_remembered(block):
-                self._kept[block] = None
-            else:
-                self._empty.append(block)
+            if self._num_holders[block] == 0:
+                if self._is_remembered(block):
+                    self._kept[block] = None
+                else:
+                    self._empty.append(block)

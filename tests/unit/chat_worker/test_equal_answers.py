@@ -210,9 +210,9 @@ def test_as_one_of_several_answers_that_share_and_copy_blocks(sampling: Sampling
 @both
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS.keys())
 def test_with_everything_at_once(sampling: Sampling, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    beginning = bytes(range(96)) * 3
+    beginning = (bytes(range(96)) * 3)[: max(0, backend.block_len - 8)]
     jobs = [
-        replace(job, prompt=beginning[: backend.block_len - 8] + job.prompt, n=1 + number % 3, speculate=number % 4 < 2)
+        replace(job, prompt=beginning + job.prompt, n=1 + number % 3, speculate=number % 4 < 2)
         for number, job in enumerate(make_jobs(sampling))
     ]
     foresee(jobs, monkeypatch)
