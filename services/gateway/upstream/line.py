@@ -12,6 +12,7 @@ _EARLY_S: Final = 0.02  # a client that comes so much too early is on time
 _LATE_S: Final = 1.5  # so much too late too: `retry-after` is rounded up to a second
 _LONGEST_LINE: Final = 8192  # promises in hand; whoever comes then is told a time and finds no place kept
 _AHEAD, _MOST_KEPT = 0.25, 0.5  # shares of the room: how far ahead places are kept, and how many
+_TRY_AFTER: Final = 4  # places that become free between two attempts to find more room
 _MEMORY: Final = 0.05  # how much one promise counts in the share of those that are kept
 
 Ask = bytes  # tells requests apart; the same when one is sent again
@@ -23,7 +24,8 @@ class Line:
     Each is told its own time, one after the other at the pace at which places become free. Who asks again as told is
     let through. A newcomer, and one who comes too early, is let through only where there is room for those who are due
     as well; else the newcomer joins the end, and the other hears what is left. Who does not come back loses its place
-    soon after its time, and the fewer come back, the fewer places are kept: no worker idles while somebody asks.
+    soon after its time, the fewer come back, the fewer places are kept, and newcomers find what room is new: no worker
+    idles while somebody asks.
     """
 
     def __init__(self) -> None:
@@ -33,7 +35,9 @@ class Line:
         self._by_ask: defaultdict[Ask, deque[float]] = defaultdict(deque)
         self._front_s = 0.0  # the last time given to one who had waited in vain
         self._kept_share = 1.0
-        self._room = 0  # requests in progress when a worker last had no room for one more
+        self._room = 0  # requests in progress for which a worker has room, as far as is known
+        self._more = 1  # for how many more to try, at that time
+        self._try_s = 0.0
 
     def wait_s(self, ask: Callable[[], Ask], now_s: float) -> float | None:
         """How long a client that asks now must wait; 0 if it has waited, None if it need not wait at all."""
@@ -42,7 +46,7 @@ class Line:
             return None
         has_room = self._has_room_beside_those_due(now_s)
         if (dues_s := self._by_ask.get(ask())) is None:
-            return None if has_room else self._promise_last(ask(), now_s)
+            return None if has_room or self._tries_for_more(now_s) else self._promise_last(ask(), now_s)
         if not has_room and now_s < dues_s[0] - _EARLY_S:
             return dues_s[0] - now_s
         self._drop(dues_s[0], kept=True)
@@ -50,7 +54,8 @@ class Line:
 
     def refuse(self, ask: Ask, now_s: float, *, has_waited: bool) -> float:
         """A worker had no room for a request in progress: how long to wait. Who waited in vain goes to the front."""
-        self._room = self.rate.num_running - 1
+        self._room, self._more = self.rate.num_running - 1, 1
+        self._try_s = now_s + _TRY_AFTER * self.rate.seconds_a_place(now_s)
         if not has_waited:
             return self._promise_last(ask, now_s)
         self._front_s = max(now_s, self._front_s) + self.rate.seconds_a_place(now_s)
@@ -62,6 +67,18 @@ class Line:
         num_due = bisect_left(self._dues_s, now_s + max(2, _AHEAD * self._room) * pace_s)
         num_kept = min(self._kept_share * num_due, _MOST_KEPT * self._room)
         return self.rate.num_running == 0 or self.rate.num_running + num_kept < self._room
+
+    def _tries_for_more(self, now_s: float) -> bool:
+        """Workers say when they are full, never that they no longer are: now and then a newcomer is let find out.
+
+        One who is refused joins the end, as without the attempt; for each who is not, there is twice as much more room.
+        """
+        if now_s < self._try_s:
+            return False
+        self._room = max(self._room, self.rate.num_running + self._more)
+        self._more *= 2
+        self._try_s = now_s + _TRY_AFTER * self.rate.seconds_a_place(now_s)
+        return True
 
     def _promise_last(self, ask: Ask, now_s: float) -> float:
         last_s = max(self._dues_s[-1], now_s) if self._dues_s else now_s

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import median
 
 import pytest
@@ -15,19 +15,28 @@ class SimulatedQueue:
     """A worker of some servers and places in front of which clients ask again exactly when they were told to.
 
     returning: the share of refusals after which a client does so. lumps: whether all answers take exactly a second, so
-    that they end together. served: of clients in the first `until_s` seconds.
+    that they end together. served: clients between two times, in seconds. size: of how many servers and places the
+    worker is at a time.
     """
 
-    def __init__(self, *, seed: int, returning: float = 1.0, lumps: bool = False, until_s: float = 60.0) -> None:
+    NUM_SERVERS, NUM_PLACES = 8, 16  # and a second for each answer, about
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        returning: float = 1.0,
+        lumps: bool = False,
+        counted_s: tuple[float, float] = (0, 60),
+        size: Callable[[float], tuple[int, int]] = lambda _: (SimulatedQueue.NUM_SERVERS, SimulatedQueue.NUM_PLACES),
+    ) -> None:
         self.line = Line()
         self.told: list[tuple[float, float]] = []  # of each refused client: what it was told first, what it waited
         self.served = 0
         self._random = random.Random(seed)
-        self._returning, self._lumps, self._until_s = returning, lumps, until_s
+        self._returning, self._lumps, self._counted_s, self._size = returning, lumps, counted_s, size
         self._in_place = self._waiting = 0
         self._ends: list[float] = []
-
-    NUM_SERVERS, NUM_PLACES = 8, 16  # and a second for each answer, about
 
     def run(self, arrivals_s: Iterable[float]) -> None:
         """Serve all clients. arrivals_s: when each asks for the first time."""
@@ -53,7 +62,7 @@ class SimulatedQueue:
         if wait_s:
             return wait_s
         self.line.rate.begin(now_s)
-        if self._in_place == self.NUM_PLACES:
+        if self._in_place >= self._size(now_s)[1]:
             refused_s = self.line.refuse(ask, now_s, has_waited=wait_s is not None)
             self.line.rate.end(now_s, served=False)
             return refused_s
@@ -63,13 +72,13 @@ class SimulatedQueue:
         return None
 
     def _serve(self, now_s: float) -> None:
-        if self._waiting and len(self._ends) < self.NUM_SERVERS:
+        while self._waiting and len(self._ends) < self._size(now_s)[0]:
             self._waiting -= 1
             heapq.heappush(self._ends, now_s + (1 if self._lumps else self._random.uniform(0.5, 1.5)))
 
     def _end(self, now_s: float) -> None:
         self._in_place -= 1
-        self.served += now_s < self._until_s
+        self.served += self._counted_s[0] <= now_s < self._counted_s[1]
         self.line.rate.end(now_s, served=True)
         self._serve(now_s)
 
@@ -92,11 +101,11 @@ def test_after_a_burst_nearly_all_clients_wait_as_long_as_they_were_told(seed: i
     assert 0.8 <= middle <= 1.25
 
 
-def overload(seed: int, *, over: float = 10.0) -> Iterable[float]:
-    """A minute of newcomers, so many times what the worker can do."""
+def overload(seed: int, *, over: float = 10.0, until_s: float = 60.0) -> Iterable[float]:
+    """Newcomers, so many times what the worker can do."""
     draw = random.Random(seed)
     times_s = itertools.accumulate(draw.expovariate(over * SimulatedQueue.NUM_SERVERS) for _ in itertools.repeat(0))
-    return itertools.takewhile(lambda at_s: at_s < 60, times_s)
+    return itertools.takewhile(lambda at_s: at_s < until_s, times_s)
 
 
 @pytest.mark.parametrize("lumps", [False, True])
@@ -119,6 +128,29 @@ def test_clients_who_never_come_back_cost_the_others_nothing() -> None:
     queue.run(overload(2))
 
     assert queue.served >= 0.95 * 60 * queue.NUM_SERVERS
+
+
+@pytest.mark.parametrize("returning", [1.0, 0.5])
+@pytest.mark.parametrize("over", [1.0, 3.0, 10.0])
+def test_room_that_is_new_is_found_within_seconds(over: float, returning: float) -> None:
+    def size(now_s: float) -> tuple[int, int]:
+        return (2, 4) if now_s < 60 else (8, 16)  # a worker comes, or bulk goes that had most of one
+
+    queue = SimulatedQueue(seed=1, returning=returning, counted_s=(70, 120), size=size)
+    queue.run(overload(1, over=over, until_s=120))
+
+    assert queue.served >= 0.9 * 50 * queue.NUM_SERVERS
+
+
+def test_a_worker_is_asked_now_and_then_whether_it_is_still_full() -> None:
+    line, _ = full_line()
+    waits_s = [line.wait_s(lambda index=index: b"%d" % index, 10) or 0 for index in range(5)]
+
+    assert line.wait_s(lambda: b"too soon", 12) is not None
+    assert line.wait_s(lambda: b"newcomer", 13) is None
+    line.rate.begin(13)
+    assert 13 + line.refuse(b"newcomer", 13, has_waited=False) > 10 + waits_s[-1]
+    assert line.wait_s(lambda: b"another", 13) is not None
 
 
 def full_line() -> tuple[Line, float]:
