@@ -5,9 +5,10 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from copy import deepcopy
 from hashlib import blake2b
+from typing import Final
 
 from meshkit import telemetry
 from meshkit.errors import MeshError, Reason
@@ -22,6 +23,9 @@ from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 log = logging.getLogger(__name__)
+
+# Failures of a request that had a place in a worker; the others are told at once, however full the worker is.
+_AFTER_A_PLACE: Final = {Reason.DEADLINE, Reason.UPSTREAM_LOST, Reason.CLIENT_CANCELLED}
 
 Request = GenerateRequest | EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
@@ -126,28 +130,38 @@ class Admission:
 
     @contextmanager
     def _running(self, request: Request, operation: str | None = None) -> Generator[None]:
+        """Around a question to a worker. operation: None takes no place in one and waits for none."""
         self._check_open()
-        call, line = CURRENT.get(), self._lines[request.model, _is_bulk(request)]
+        call = CURRENT.get()
         call.model, call.operation = request.model, operation
+        with nullcontext() if operation is None else self._in_line(request, call):
+            call.asked_s = call.asked_s or time.perf_counter()
+            self._count(+1)
+            try:
+                yield
+            finally:
+                call.answered_s = call.answered_s or time.perf_counter()
+                self._count(-1)
+
+    @contextmanager
+    def _in_line(self, request: Request, call: Call) -> Generator[None]:
+        line = self._lines[request.model, _is_bulk(request)]
         wait_s = line.wait_s(lambda: _ask(request, call), time.perf_counter())
         if wait_s:
             message = f"the model {request.model!r} is busy, and others have been waiting for it longer"
             raise MeshError(Reason.QUEUE_FULL, message, retry_after_s=wait_s)
-        call.asked_s = call.asked_s or time.perf_counter()
-        self._count(+1)
         line.rate.begin(time.perf_counter())
-        served = True
+        had_place = True
         try:
             yield
         except MeshError as error:
+            had_place = error.reason in _AFTER_A_PLACE
             if error.reason is Reason.QUEUE_FULL:
-                served, has_waited = False, wait_s is not None
+                has_waited = wait_s is not None
                 error.retry_after_s = line.refuse(_ask(request, call), time.perf_counter(), has_waited=has_waited)
             raise
         finally:
-            call.answered_s = call.answered_s or time.perf_counter()
-            line.rate.end(time.perf_counter(), served=served)
-            self._count(-1)
+            line.rate.end(time.perf_counter(), served=had_place)
 
     def _count(self, change: int) -> None:
         self._num_running += change

@@ -110,6 +110,7 @@ async def shared_mesh() -> AsyncIterator[Mesh]:
 def mesh(shared_mesh: Mesh) -> Mesh:
     """A mesh that remembers no earlier test; it lives in the session's loop."""
     shared_mesh.triton.reset()
+    shared_mesh.admission._lines.clear()  # of those who were refused then
     return shared_mesh
 
 

@@ -1,0 +1,90 @@
+"""Who is let through to a worker, and what a refusal tells, whatever else was asked meanwhile."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from meshkit.errors import MeshError, Reason
+from services.gateway.call import begin_call
+from services.gateway.catalog import ServedModel
+from services.gateway.metrics import Metrics
+from services.gateway.upstream.admission import Admission
+from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
+from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+
+pytestmark = pytest.mark.asyncio(loop_scope="function")
+
+
+class WorkerThatFails:
+    """Fails every generation for that reason; tokenises."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+
+    async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
+        raise MeshError(self.reason, "no")
+        yield  # pyright: ignore[reportUnreachable] -- makes it a generator
+
+    async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
+        raise MeshError(self.reason, "no")
+
+    async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
+        raise MeshError(self.reason, "no")
+
+    async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
+        return TokenizeResponse()
+
+    async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
+        return DetokenizeResponse()
+
+    async def ping(self, model: ServedModel, *, timeout_s: float) -> None: ...
+
+    def check_staying(self) -> None: ...
+
+
+class Scene:
+    """Admission in front of a worker that fails, and calls of one tenant."""
+
+    def __init__(self) -> None:
+        self.worker = WorkerThatFails(Reason.QUEUE_FULL)
+        self.admission = Admission(self.worker, Metrics())
+        self.tenant = ""
+
+    async def fail(self, reason: Reason, text: str = "") -> MeshError:
+        """Ask for a generation that the worker fails for that reason."""
+        begin_call(None, None, None).tenant = self.tenant
+        self.worker.reason = reason
+        with pytest.raises(MeshError) as caught:
+            async for _ in self.admission.generate(GenerateRequest(model="m", text=text), timeout_s=1):
+                pass
+        return caught.value
+
+    async def tokenize(self) -> None:
+        """Ask for ids."""
+        begin_call(None, None, None)
+        await self.admission.tokenize(TokenizeRequest(model="m", text="x"), timeout_s=1)
+
+
+@pytest.mark.parametrize("reason", [Reason.INVALID_REQUEST, Reason.NOT_READY, Reason.INTERNAL])
+async def test_requests_that_had_no_place_make_no_refusal_promise_one_sooner(reason: Reason) -> None:
+    quiet, busy = Scene(), Scene()
+    for _ in range(50):
+        await busy.fail(reason)
+
+    told_s = [(await scene.fail(Reason.QUEUE_FULL, "x")).retry_after_s for scene in (quiet, busy)]
+
+    assert told_s == [pytest.approx(2), pytest.approx(2, rel=0.1)]
+
+
+async def test_tokenising_neither_waits_for_a_place_nor_frees_one() -> None:
+    scene = Scene()
+    first = await scene.fail(Reason.QUEUE_FULL, "x")
+
+    for _ in range(50):
+        await scene.tokenize()
+    second = await scene.fail(Reason.QUEUE_FULL, "y")
+
+    assert first.retry_after_s == pytest.approx(2)
+    assert second.retry_after_s is not None and second.retry_after_s >= 2
