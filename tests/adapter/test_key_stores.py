@@ -57,6 +57,14 @@ def test_a_key_is_found_as_it_was_made(store: Store, name: str) -> None:
         store.create_key(name, "t", LIMITS)
 
 
+@pytest.mark.parametrize("what", ["name", "tenant"])
+def test_a_name_too_long_for_the_database_is_refused(store: Store, what: str) -> None:
+    names = {"name": "long", "tenant": "t", what: "x" * 129}
+
+    with pytest.raises(StoreFailure, match=f"the {what} has 129 characters, the limit is 128"):
+        store.create_key(**names, limits=LIMITS)
+
+
 def test_many_gateways_may_open_one_new_database_at_once() -> None:
     with running_postgres() as url, ThreadPoolExecutor(8) as threads:
         for store in threads.map(Store.open, [url] * 8):

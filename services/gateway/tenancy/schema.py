@@ -1,9 +1,12 @@
 """Decides how keys and usage lie in the database; `migrations` says how older databases come to this form."""
 
 from datetime import date, datetime
+from typing import Final
 
 from sqlalchemy import JSON, BigInteger, Date, DateTime, ForeignKey, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAME_LENGTH: Final = 128  # of a key or a tenant, in characters; SQLite takes longer ones, PostgreSQL does not
 
 
 class Base(DeclarativeBase):
@@ -18,8 +21,8 @@ class KeyRow(Base):
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    name: Mapped[str] = mapped_column(String(128), unique=True)
-    tenant: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
+    tenant: Mapped[str] = mapped_column(String(NAME_LENGTH))
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     models: Mapped[list[str]] = mapped_column(JSON)
     requests_per_minute: Mapped[int | None]

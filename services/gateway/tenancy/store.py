@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from services.gateway.tenancy.keys import Key, Limits, hash_secret, new_secret
-from services.gateway.tenancy.schema import KeyRow, UsageRow
+from services.gateway.tenancy.schema import NAME_LENGTH, KeyRow, UsageRow
 from services.gateway.tenancy.uses import Slot, StoreFailure, Use
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -43,7 +43,10 @@ class Store:
         self._engine.dispose()
 
     def create_key(self, name: str, tenant: str, limits: Limits) -> tuple[Key, str]:
-        """Make a key; its secret is returned here and nowhere else. StoreFailure if the name is taken."""
+        """Make a key; its secret is returned here and nowhere else. StoreFailure if a name is taken or too long."""
+        for what, given in (("name", name), ("tenant", tenant)):
+            if len(given) > NAME_LENGTH:
+                raise StoreFailure(f"the {what} has {len(given)} characters, the limit is {NAME_LENGTH}")
         secret = new_secret()
         key = Key(secrets.token_hex(6), name, tenant, limits, created_at=datetime.now(UTC))
         row = KeyRow(

@@ -190,7 +190,8 @@ def _ask(request: Request, call: Call) -> Ask:
         same.ClearField("timeout_s")
         same.ClearField("generated_token_ids")
         same.sampling.ClearField("seed")  # drawn anew where the client gave none
-    return blake2b(same.SerializeToString(deterministic=True), key=call.tenant.encode(), digest_size=16).digest()
+    whose = blake2b(call.tenant.encode()).digest()
+    return blake2b(same.SerializeToString(deterministic=True), key=whose, digest_size=16).digest()
 
 
 def _note_usage(response: EmbedResponse | RerankResponse) -> None:

@@ -88,3 +88,12 @@ async def test_tokenising_neither_waits_for_a_place_nor_frees_one() -> None:
 
     assert first.retry_after_s == pytest.approx(2)
     assert second.retry_after_s is not None and second.retry_after_s >= 2
+
+
+async def test_a_tenant_with_a_long_name_is_told_when_to_come_again() -> None:
+    scene = Scene()
+    scene.tenant = "某某科技有限公司北京研发中心智能语音平台一组" * 5
+
+    error = await scene.fail(Reason.QUEUE_FULL)
+
+    assert error.retry_after_s == pytest.approx(2)
