@@ -131,7 +131,8 @@ class _Answers:
             return None
         question = GenerateRequest()
         question.CopyFrom(self._request)
-        self._only = self._unfinished[0] if len(self._told) > 1 and self.num_told else None
+        has_begun = self.num_told or len(self._unfinished) < len(self._told)
+        self._only = self._unfinished[0] if len(self._told) > 1 and has_begun else None
         if self._only is not None:
             question.n = 1
             question.sampling.seed = (self._request.sampling.seed + self._only) % 2**64

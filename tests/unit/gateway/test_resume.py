@@ -11,7 +11,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.upstream.resume import PAUSES_S, ResumingWorker
 from services.gateway.upstream.retry_budget import AT_ONCE, SHARE
 from tests.fakes.triton import last, piece, vectors
-from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_STOP, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
@@ -172,6 +172,16 @@ async def test_several_answers_go_on_one_after_the_other_each_with_its_seed() ->
     asked = [(each.n, each.sampling.seed, list(each.generated_token_ids)) for each in scene.workers.generations]
     assert asked == [(3, 2**64 - 1, []), (1, 2**64 - 1, [1]), (1, 2**64 - 1, [1, 2]), (1, 1, [8])]
     assert [each.usage.prompt_tokens for each in pieces if each.HasField("usage")] == [5, 5, 0]
+
+
+async def test_of_several_answers_one_that_ended_before_any_token_is_not_asked_for_again() -> None:
+    ended = GenerateResponse(finish_reason=FINISH_REASON_STOP)
+    scene = Scene([ended, LOST], [last("b")])
+    request = GenerateRequest(model="m", n=2)
+    request.sampling.seed = 5
+
+    assert await scene.text(request) == "b"
+    assert [(each.n, each.sampling.seed) for each in scene.workers.generations] == [(2, 5), (1, 6)]
 
 
 async def test_vectors_are_asked_for_again() -> None:
