@@ -1,9 +1,11 @@
 """Decides what a question to a worker may cost at most, and reads from the answer what it did cost."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
 from typing import Final
 
+from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
 from services.gateway.tenancy.meter import Meter, Receipt
@@ -32,17 +34,19 @@ class MeteredWorker:
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; see Worker.generate."""
         async with self._reserve(request.model, _generate_bound(request, self._assumed)) as receipt:
-            bill = _Bill(receipt, prompt_bound=_prompt_bound(request))
-            async with aclosing(self._worker.generate(request, timeout_s=timeout_s)) as pieces:
-                async for piece in pieces:
-                    bill.note(piece)
-                    yield piece
+            bill = _Bill(receipt)
+            with _charged(receipt, _prompt_bound(request)):
+                async with aclosing(self._worker.generate(request, timeout_s=timeout_s)) as pieces:
+                    async for piece in pieces:
+                        bill.note(piece)
+                        yield piece
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         """The vectors; see Worker.embed."""
         bound = request.ByteSize() + len(request.inputs) * (len(request.instruction.encode()) + FRAME_TOKENS)
         async with self._reserve(request.model, bound) as receipt:
-            response = await self._worker.embed(request, timeout_s=timeout_s)
+            with _charged(receipt, bound):
+                response = await self._worker.embed(request, timeout_s=timeout_s)
             receipt.prompt_tokens = response.usage.prompt_tokens
         return response
 
@@ -50,7 +54,8 @@ class MeteredWorker:
         """The scores; see Worker.rerank."""
         bound = request.ByteSize() + len(request.documents) * (len(request.query.encode()) + 2 * FRAME_TOKENS)
         async with self._reserve(request.model, bound) as receipt:
-            response = await self._worker.rerank(request, timeout_s=timeout_s)
+            with _charged(receipt, bound):
+                response = await self._worker.rerank(request, timeout_s=timeout_s)
             receipt.prompt_tokens = response.usage.prompt_tokens
         return response
 
@@ -82,20 +87,31 @@ class MeteredWorker:
 class _Bill:
     """Adds up a stream; an answer that never ends costs what was seen of it."""
 
-    def __init__(self, receipt: Receipt, *, prompt_bound: int) -> None:
+    def __init__(self, receipt: Receipt) -> None:
         self._receipt = receipt
-        self._prompt_bound = prompt_bound
         self._answers: dict[int, int] = {}  # tokens by index
 
     def note(self, piece: GenerateResponse) -> None:
-        if not self._receipt.prompt_tokens:
-            self._receipt.prompt_tokens = self._prompt_bound  # until the worker says it
         self._answers[piece.index] = self._answers.get(piece.index, 0) + len(piece.token_ids)
         if piece.HasField("usage"):
             self._answers[piece.index] = piece.usage.completion_tokens
             if piece.index == 0:
                 self._receipt.prompt_tokens = piece.usage.prompt_tokens
         self._receipt.completion_tokens = sum(self._answers.values())
+
+
+@contextmanager
+def _charged(receipt: Receipt, prompt_bound: int) -> Generator[None]:
+    """Who leaves, whose time is over or whose answer breaks off pays for a prompt of which no count came."""
+    try:
+        yield
+    except MeshError as error:
+        if error.reason is Reason.DEADLINE or receipt.completion_tokens:
+            receipt.prompt_tokens = receipt.prompt_tokens or prompt_bound
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        receipt.prompt_tokens = receipt.prompt_tokens or prompt_bound
+        raise
 
 
 def _prompt_bound(request: GenerateRequest) -> int:

@@ -25,7 +25,7 @@ class WorkerThatFails:
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         raise MeshError(self.reason, "no")
-        yield  # pyright: ignore[reportUnreachable] -- makes it a generator
+        yield  # makes it a generator
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         raise MeshError(self.reason, "no")
