@@ -28,6 +28,7 @@ class Call:
     strict: fields that have no effect are refused, as the key or the body wants it.
     grant: the key, in a mesh that asks for keys. is_counted: whether the key's requests hold this one.
     limit_headers: what is left of its limits. ignored: fields that the worker found to have no effect.
+    was_lost: with a worker, so that it goes to whichever other there is.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class Call:
     is_counted: bool = False
     limit_headers: dict[str, str] = field(default_factory=dict[str, str])
     ignored: list[str] = field(default_factory=list[str])
+    was_lost: bool = False
     timeout: str | None = None  # seconds that the client gives for the whole answer, as it sent them
     begun_s: float = field(default_factory=time.perf_counter)
     asked_s: float | None = None  # when a worker was first asked, and when its latest piece came; same clock

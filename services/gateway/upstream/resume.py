@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Final, TypeVar
 
 from meshkit.errors import MeshError, Reason
+from services.gateway.call import CURRENT
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
 from services.gateway.upstream.retry_budget import RetryBudget
@@ -58,6 +59,7 @@ class ResumingWorker:
                 if answers.question() is None:
                     return  # only the frame that says so was lost
                 await attempts.wait(error)
+                CURRENT.get().was_lost = True
                 log.warning("request %s goes on after %d tokens", request.request_id, answers.num_told)
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:

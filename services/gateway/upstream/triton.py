@@ -183,11 +183,11 @@ async def _read(
 
 def _metadata(request_id: str, model: str, affinity: str | None) -> list[tuple[str, str]]:
     metadata = [(MODEL_HEADER, model)]
-    if affinity is not None:
+    call = CURRENT.get(None)
+    if affinity is not None and (call is None or not call.was_lost):  # it would lead back to the worker that is gone
         metadata.append((AFFINITY_HEADER, affinity))
     if request_id:
         metadata.append(("x-request-id", request_id))
-    call = CURRENT.get(None)
     if call is not None and call.traceparent:
         metadata.append(("traceparent", call.traceparent))
     return metadata

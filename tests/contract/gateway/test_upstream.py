@@ -3,9 +3,14 @@
 import pytest
 
 from meshkit.errors import MeshError, Reason
+from meshkit.wire import AFFINITY_HEADER
+from services.gateway.call import begin_call
 from services.gateway.catalog import ServedModel
+from services.gateway.metrics import Metrics
+from services.gateway.upstream.resume import ResumingWorker
 from services.gateway.upstream.triton import TritonWorker, open_channel
-from tests.fakes.triton import FakeTriton, Hold, piece
+from services.gateway.upstream.worker import Worker
+from tests.fakes.triton import Compute, FakeTriton, Hold, Step, Vanish, last, piece
 from zhinao.chat.v1.chat_pb2 import GenerateRequest
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -13,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 MODEL = ServedModel(id="zhinao-chat", kind="chat")
 
 
-async def generate(worker: TritonWorker, timeout_s: float = 30) -> list[str]:
+async def generate(worker: Worker, timeout_s: float = 30) -> list[str]:
     request = GenerateRequest(model=MODEL.id)
     return [piece.text async for piece in worker.generate(request, timeout_s=timeout_s)]
 
@@ -61,3 +66,14 @@ async def test_an_answer_that_nobody_finishes_reading_is_cancelled() -> None:
         await answer.aclose()
 
         await triton.cancelled.wait()
+
+
+async def test_only_the_first_worker_is_chosen_by_how_the_prompt_begins() -> None:
+    scripts: list[tuple[Step, ...]] = [(piece("a"), Vanish()), (last("b"),)]
+    async with FakeTriton.running() as triton, open_channel(triton.target) as channel:
+        triton.script = [Compute(lambda _: scripts.pop(0))]
+        begin_call(None, None, None)
+
+        assert await generate(ResumingWorker(TritonWorker(channel), Metrics())) == ["a", "b"]
+
+    assert [AFFINITY_HEADER in each.metadata for each in triton.received] == [True, False]

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from meshkit.errors import MeshError, Reason
+from services.gateway.call import begin_call
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
 from services.gateway.upstream.resume import PAUSES_S, ResumingWorker
@@ -67,6 +68,11 @@ class Workers:
 
     def check_staying(self) -> None:
         raise NOT_READY
+
+
+@pytest.fixture(autouse=True)
+def _call() -> None:
+    begin_call(None, None, None)
 
 
 class Scene:
