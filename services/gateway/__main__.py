@@ -66,6 +66,7 @@ async def serve(settings: GatewaySettings) -> None:
         await grpc_face.fail_health()
         await asyncio.sleep(settings.leave_s)  # until whoever balances has noticed
         await _drain(admission, settings.drain_timeout_s, hurry)
+        admission.cut_off()
         http.should_exit = True
         await asyncio.gather(serving, grpc_face.stop(_LAST_BYTES_S))
 

@@ -1,7 +1,5 @@
 """Decides whether an answer may begin and how long it may take, and counts what became of it; knows no text."""
 
-import asyncio
-import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
@@ -16,13 +14,12 @@ from services.gateway.call import CURRENT, Call
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
 from services.gateway.upstream.line import Ask, Line
+from services.gateway.upstream.running import Running, leaving
 from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import PRIORITY_BULK, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
-
-log = logging.getLogger(__name__)
 
 # Failures of a request that had a place in a worker; the others are told at once, however full the worker is.
 _AFTER_A_PLACE: Final = {Reason.DEADLINE, Reason.UPSTREAM_LOST, Reason.CLIENT_CANCELLED}
@@ -39,9 +36,7 @@ class Admission:
     def __init__(self, worker: Worker, metrics: Metrics) -> None:
         self._worker = worker
         self._metrics = metrics
-        self._num_running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._tasks = Running(metrics.requests_running)
         self._leaving = False
         self._draining = False
         self._lines: defaultdict[tuple[str, bool], Line] = defaultdict(Line)  # by model; bulk requests have their own
@@ -89,15 +84,16 @@ class Admission:
     def check_staying(self) -> None:
         """Raise NOT_READY once it is leaving."""
         if self._leaving:
-            raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
+            raise leaving()
 
     async def drain(self, timeout_s: float) -> None:
         """Let no answer begin from now on, and wait until the last one ended or the time is over."""
         self._leaving = self._draining = True
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
-        except TimeoutError:
-            log.warning("%d answers were still running after %.0f s of draining", self._num_running, timeout_s)
+        await self._tasks.wait(timeout_s)
+
+    def cut_off(self) -> None:
+        """End what is still running with NOT_READY."""
+        self._tasks.cut_off()
 
     async def _observed(
         self, model: str, pieces: AsyncGenerator[GenerateResponse, None]
@@ -126,7 +122,7 @@ class Admission:
 
     def _check_open(self) -> None:
         if self._draining:
-            raise MeshError(Reason.NOT_READY, "the gateway is shutting down")
+            raise leaving()
 
     @contextmanager
     def _running(self, request: Request, operation: str | None = None) -> Generator[None]:
@@ -136,12 +132,11 @@ class Admission:
         call.model, call.operation = request.model, operation
         with nullcontext() if operation is None else self._in_line(request, call):
             call.asked_s = call.asked_s or time.perf_counter()
-            self._count(+1)
             try:
-                yield
+                with self._tasks.task():
+                    yield
             finally:
                 call.answered_s = call.answered_s or time.perf_counter()
-                self._count(-1)
 
     @contextmanager
     def _in_line(self, request: Request, call: Call) -> Generator[None]:
@@ -162,14 +157,6 @@ class Admission:
             raise
         finally:
             line.rate.end(time.perf_counter(), served=had_place)
-
-    def _count(self, change: int) -> None:
-        self._num_running += change
-        self._metrics.requests_running.set(self._num_running)
-        if self._num_running:
-            self._idle.clear()
-        else:
-            self._idle.set()
 
 
 def _limit_s(timeout_s: float) -> float:
