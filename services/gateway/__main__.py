@@ -63,7 +63,6 @@ async def serve(settings: GatewaySettings) -> None:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         admission.leave()
-        await grpc_face.fail_health()
         await asyncio.sleep(settings.leave_s)  # until whoever balances has noticed
         await _drain(admission, settings.drain_timeout_s, hurry)
         admission.cut_off()

@@ -3,27 +3,20 @@
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from services.gateway.deps import Gateway
 from services.gateway.grpc_api.chat import ChatServicer
+from services.gateway.grpc_api.health import KINDS, Health
 from services.gateway.grpc_api.search import EmbeddingServicer, RerankServicer
 from services.gateway.grpc_api.tokenize import TokenizeServicer
-from zhinao.chat.v1 import chat_pb2
 from zhinao.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
-from zhinao.embedding.v1 import embedding_pb2
 from zhinao.embedding.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
-from zhinao.rerank.v1 import rerank_pb2
 from zhinao.rerank.v1.rerank_pb2_grpc import add_RerankServiceServicer_to_server
-from zhinao.tokenize.v1 import tokenize_pb2
 from zhinao.tokenize.v1.tokenize_pb2_grpc import add_TokenizeServiceServicer_to_server
 
-_SERVICES: Final = tuple(
-    service.full_name
-    for file in (chat_pb2, embedding_pb2, rerank_pb2, tokenize_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-)
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server behind it
     ("grpc.keepalive_permit_without_calls", 1),
@@ -38,13 +31,12 @@ class GrpcFace:
         settings = gateway.settings
         options = (*_OPTIONS, ("grpc.max_receive_message_length", settings.max_body_bytes))
         self._server = grpc.aio.server(options=options)
-        self._health = health.aio.HealthServicer()
         add_ChatServiceServicer_to_server(ChatServicer(gateway), self._server)
         add_EmbeddingServiceServicer_to_server(EmbeddingServicer(gateway), self._server)
         add_RerankServiceServicer_to_server(RerankServicer(gateway), self._server)
         add_TokenizeServiceServicer_to_server(TokenizeServicer(gateway), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        add_HealthServicer_to_server(Health(gateway), self._server)
+        names = (*KINDS, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._address = f"{settings.host}:{settings.grpc_port}"
 
@@ -52,13 +44,7 @@ class GrpcFace:
         """Begin to serve; returns the port. RuntimeError if it is taken."""
         port = self._server.add_insecure_port(self._address)
         await self._server.start()
-        for name in ("", *_SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
-
-    async def fail_health(self) -> None:
-        """Say NOT_SERVING from now on, for good."""
-        await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, and cut off what is running after that time."""

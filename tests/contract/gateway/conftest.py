@@ -1,7 +1,7 @@
 """Joins a real gateway on a free port with a fake Triton, and gives tests its clients."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,7 +74,9 @@ class Keyed:
 
 
 @asynccontextmanager
-async def running_mesh(tenancy: Tenancy | None = None, tracer: Tracer | None = None) -> AsyncIterator[Mesh]:
+async def running_mesh(
+    tenancy: Tenancy | None = None, tracer: Tracer | None = None, *, models: Sequence[ServedModel] = MODELS
+) -> AsyncIterator[Mesh]:
     """Start both faces of a gateway in front of a fake Triton; with a tenancy it asks for keys."""
     metrics = Metrics()
     async with FakeTriton.running() as triton, open_channel(triton.target) as upstream:
@@ -82,7 +84,7 @@ async def running_mesh(tenancy: Tenancy | None = None, tracer: Tracer | None = N
             http_port=0,
             grpc_port=0,
             upstream=triton.target,
-            models=MODELS,
+            models=tuple(models),
             max_body_bytes=100_000,
             request_timeout_s=30,
         )

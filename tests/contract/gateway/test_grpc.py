@@ -15,8 +15,10 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from meshkit.errors import TABLE, MeshError, Reason
 from meshkit.wire import encode_error
+from services.gateway.catalog import ServedModel
 from tests.contract.gateway.conftest import Mesh, running_mesh
 from tests.fakes.triton import ErrorText, Hold, last, piece
+from tests.fakes.triton import Status as EndWithStatus
 from zhinao.chat.v1.chat_pb2 import ROLE_USER, ChatPrompt, GenerateRequest, GenerateResponse, Message
 from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 
@@ -173,19 +175,46 @@ async def test_a_clients_deadline_ends_the_call_upstream(mesh: Mesh) -> None:
     await asyncio.wait_for(mesh.triton.cancelled.wait(), 5)
 
 
-async def test_health_serves_per_service_until_draining() -> None:
-    async with running_mesh() as mesh:
-        health = HealthStub(mesh.channel)
+async def health_of(mesh: Mesh, *services: str) -> list[int]:
+    health = HealthStub(mesh.channel)
+    return [(await health.Check(HealthCheckRequest(service=service))).status for service in services]
 
-        before = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", *SERVICES)]
-        await mesh.grpc_face.fail_health()
-        after = [(await health.Check(HealthCheckRequest(service=name))).status for name in ("", *SERVICES)]
+
+async def test_health_serves_per_service_until_leaving() -> None:
+    async with running_mesh() as mesh:
+        before = await health_of(mesh, "", *SERVICES)
+        mesh.admission.leave()
+        after = await health_of(mesh, "", *SERVICES)
 
         assert before == [HealthCheckResponse.SERVING] * 5
         assert after == [HealthCheckResponse.NOT_SERVING] * 5
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await health.Check(HealthCheckRequest(service="no.such.Service"))
+            await health_of(mesh, "no.such.Service")
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_service_whose_models_do_not_answer_is_not_healthy_and_the_gateway_is(mesh: Mesh) -> None:
+    mesh.triton.ping_script = [EndWithStatus(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")]
+
+    assert await health_of(mesh, "", *SERVICES) == [HealthCheckResponse.SERVING, *[HealthCheckResponse.NOT_SERVING] * 4]
+
+
+async def test_a_service_of_which_no_model_is_served_is_not_healthy() -> None:
+    async with running_mesh(models=[ServedModel(id="e", kind="embed")]) as mesh:
+        serving = [name for name in SERVICES if await health_of(mesh, name) == [HealthCheckResponse.SERVING]]
+
+    assert serving == ["zhinao.embedding.v1.EmbeddingService"]
+
+
+async def test_who_watches_health_hears_each_change() -> None:
+    async with running_mesh() as mesh:
+        call = HealthStub(mesh.channel).Watch(HealthCheckRequest(service=SERVICES[0]))
+        first = (await call.read()).status
+        mesh.triton.ping_script = [EndWithStatus(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")]
+        second = (await call.read()).status
+        call.cancel()
+
+    assert (first, second) == (HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING)
 
 
 async def test_reflection_names_the_services(mesh: Mesh) -> None:
