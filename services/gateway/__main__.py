@@ -16,15 +16,14 @@ from pydantic import ValidationError
 from meshkit.garbage import keep_what_is_loaded
 from meshkit.logs import setup_logging
 from meshkit.telemetry import open_tracing
-from services.gateway.app import create_app
+from services.gateway.app import create_app, join_upstream
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
 from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.tenancy.uses import StoreFailure
 from services.gateway.upstream.admission import Admission
-from services.gateway.upstream.resume import ResumingWorker
-from services.gateway.upstream.triton import TritonWorker, open_channel
+from services.gateway.upstream.triton import open_channel
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ async def serve(settings: GatewaySettings) -> None:
         stack.callback(tracing.close)
         channel = await stack.enter_async_context(open_channel(settings.upstream))
         tenancy = await _open_tenancy(settings, stack)
-        admission = Admission(ResumingWorker(TritonWorker(channel), metrics), metrics)
+        admission = join_upstream(channel, metrics)
         app = create_app(settings, admission, metrics, tenancy, tracing.tracer)
         grpc_face = GrpcFace(app.state.gateway)
         http = _http_server(settings, app)

@@ -1,8 +1,11 @@
-"""Joins the parts of the HTTP face; the one place where they meet."""
+"""Joins the parts of the HTTP face, and what both faces ask; the one place where they meet."""
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from functools import cache
 
+import grpc
 from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer, Tracer
 
@@ -30,9 +33,19 @@ from services.gateway.routes import (
 )
 from services.gateway.settings import GatewaySettings
 from services.gateway.tenancy.tenancy import Tenancy
+from services.gateway.upstream.admission import Admission
 from services.gateway.upstream.metered import MeteredWorker
+from services.gateway.upstream.resume import ResumingWorker
 from services.gateway.upstream.search import Search
+from services.gateway.upstream.triton import TritonWorker
 from services.gateway.upstream.worker import Worker
+
+
+def join_upstream(
+    channel: grpc.aio.Channel, metrics: Metrics, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> Admission:
+    """All that stands between the faces and that channel to the mesh. pause: waits so long for another worker."""
+    return Admission(ResumingWorker(TritonWorker(channel), metrics, pause=pause), metrics)
 
 
 def bare_app() -> FastAPI:

@@ -16,7 +16,7 @@ import pytest_asyncio
 import uvicorn
 from opentelemetry.trace import Tracer
 
-from services.gateway.app import create_app
+from services.gateway.app import create_app, join_upstream
 from services.gateway.catalog import ServedModel
 from services.gateway.grpc_api.server import GrpcFace
 from services.gateway.metrics import Metrics
@@ -26,7 +26,7 @@ from services.gateway.tenancy.store import Store
 from services.gateway.tenancy.tenancy import Tenancy
 from services.gateway.tenancy.windows import Windows
 from services.gateway.upstream.admission import Admission
-from services.gateway.upstream.triton import TritonWorker, open_channel
+from services.gateway.upstream.triton import open_channel
 from tests.fakes.triton import FakeTriton
 
 MODELS = (
@@ -73,6 +73,10 @@ class Keyed:
         return line["requests"], line["prompt_tokens"], line["completion_tokens"]
 
 
+async def _at_once(_: float) -> None:
+    """Ask the next worker without a pause."""
+
+
 @asynccontextmanager
 async def running_mesh(
     tenancy: Tenancy | None = None, tracer: Tracer | None = None, *, models: Sequence[ServedModel] = MODELS
@@ -88,7 +92,7 @@ async def running_mesh(
             max_body_bytes=100_000,
             request_timeout_s=30,
         )
-        admission = Admission(TritonWorker(upstream), metrics)
+        admission = join_upstream(upstream, metrics, pause=_at_once)
         app = create_app(settings, admission, metrics, tenancy, tracer)
         grpc_face = GrpcFace(app.state.gateway)
         grpc_port = await grpc_face.start()
