@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, example, only, renamed
 from services.gateway.openai.generation import GenerationFields, Tokens
+from services.gateway.openai.tools import ChoiceType, ChoiceWord, FunctionType, word_to_choice
 
 _TEXT_KINDS: Final = ("input_text", "output_text", "reasoning_text")
 _ROLES: Final = ("system", "developer", "user", "assistant")
@@ -18,7 +19,6 @@ _NEEDS: Final = {  # what an item must hold, by its type
     "function_call_output": ("call_id", "output"),
     "reasoning": (),
 }
-_CHOICES: Final = ("none", "auto", "required")
 
 
 def _text_kind(kind: str) -> str:
@@ -37,12 +37,6 @@ def _role(role: str) -> str:
     if role not in _ROLES:
         raise PydanticCustomError("role", "must be one of {roles}", {"roles": ", ".join(_ROLES)})
     return role
-
-
-def _function_type(kind: str) -> str:
-    if kind != "function":
-        raise PydanticCustomError(UNSUPPORTED, "must be function: nothing else is called here")
-    return kind
 
 
 class ResponseText(Part):
@@ -114,7 +108,7 @@ def _to_items(value: object) -> object:
 class FunctionTool(Part):
     """A function that the model may call; strict changes nothing, as in FunctionDefinition."""
 
-    type: Annotated[str, AfterValidator(_function_type), WithJsonSchema({"const": "function"})]
+    type: FunctionType
     name: Text
     description: Text | None = None
     parameters: dict[str, object] | None = None
@@ -124,23 +118,13 @@ class FunctionTool(Part):
 class FunctionChoice(Part):
     """Whether the model calls: none, auto and required are words in a request, function names one."""
 
-    type: Annotated[
-        str,
-        AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind)),
-        WithJsonSchema({"enum": [*_CHOICES, "function"]}),
-    ]
+    type: ChoiceType
     name: Text | None = None
 
 
-def _to_choice(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if value not in _CHOICES:
-        raise PydanticCustomError("tool_choice", "must be none, auto, required, or name a function")
-    return FunctionChoice(type=value)
-
-
-_SentChoice = Literal["none", "auto", "required"] | FunctionChoice
+_SentChoice = Annotated[
+    FunctionChoice, BeforeValidator(word_to_choice, json_schema_input_type=ChoiceWord | FunctionChoice)
+]
 
 
 class TextFormat(Part):
@@ -174,9 +158,7 @@ class ResponseRequest(GenerationFields):
     ]
     instructions: Text | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Annotated[FunctionChoice, BeforeValidator(_to_choice, json_schema_input_type=_SentChoice)] | None = (
-        None
-    )
+    tool_choice: _SentChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     max_output_tokens: Tokens | None = None

@@ -17,7 +17,13 @@ def _function_type(kind: str) -> str:
     return kind
 
 
-_FunctionType = Annotated[str, AfterValidator(_function_type), WithJsonSchema({"const": "function"})]
+FunctionType = Annotated[str, AfterValidator(_function_type), WithJsonSchema({"const": "function"})]
+ChoiceType = Annotated[
+    str,
+    AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind)),
+    WithJsonSchema({"enum": [*_CHOICES, "function"]}),
+]
+ChoiceWord = Literal["none", "auto", "required"]
 
 
 class FunctionDefinition(Part):
@@ -32,7 +38,7 @@ class FunctionDefinition(Part):
 class ToolDefinition(Part):
     """Something that the model may call."""
 
-    type: _FunctionType
+    type: FunctionType
     function: FunctionDefinition
 
 
@@ -45,25 +51,22 @@ class FunctionName(Part):
 class ToolChoice(Part):
     """Whether the model calls: none, auto and required are words in a request, function names one."""
 
-    type: Annotated[
-        str,
-        AfterValidator(lambda kind: kind if kind in _CHOICES else _function_type(kind)),
-        WithJsonSchema({"enum": [*_CHOICES, "function"]}),
-    ]
+    type: ChoiceType
     function: FunctionName | None = None
 
 
-def _to_choice(value: object) -> object:
+def word_to_choice(value: object) -> object:
+    """A choice in one word as an object of that type; anything else as it is."""
     if not isinstance(value, str):
         return value
     if value not in _CHOICES:
         raise PydanticCustomError("tool_choice", "must be none, auto, required, or name a function")
-    return ToolChoice(type=value)
+    return {"type": value}
 
 
 ToolChoiceField = Annotated[
     ToolChoice,
-    BeforeValidator(_to_choice, json_schema_input_type=Literal["none", "auto", "required"] | ToolChoice),
+    BeforeValidator(word_to_choice, json_schema_input_type=ChoiceWord | ToolChoice),
 ]
 
 
@@ -78,7 +81,7 @@ class MadeCall(Part):
     """A call in an earlier answer."""
 
     id: Text
-    type: _FunctionType = "function"
+    type: FunctionType = "function"
     function: CalledFunction
 
 

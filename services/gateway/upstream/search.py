@@ -3,16 +3,14 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from services.gateway.call import CURRENT
 from services.gateway.catalog import Catalog, Kind
+from services.gateway.upstream.several import MOST_AT_ONCE
 from services.gateway.upstream.worker import Worker
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
-
-_MOST_AT_ONCE: Final = 32  # of one client's requests: a worker that refuses one for want of room fails them all
 
 
 class Search:
@@ -35,7 +33,7 @@ class Search:
 
     async def rerank_all(self, requests: Sequence[RerankRequest]) -> list[RerankResponse]:
         """The answers to requests of one client, in order, within the time of one. Raises the first MeshError."""
-        places = asyncio.Semaphore(_MOST_AT_ONCE)
+        places = asyncio.Semaphore(MOST_AT_ONCE)
         end_s = time.monotonic() + self._timeout_s
 
         async def rerank(request: RerankRequest) -> RerankResponse:

@@ -13,7 +13,7 @@ from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
 
 log = logging.getLogger(__name__)
 
-_MOST_AT_ONCE: Final = 32  # of one client's requests: a worker that refuses one for want of room fails them all
+MOST_AT_ONCE: Final = 32  # of one client's requests: a worker that refuses one for want of room fails them all
 
 
 def generate_all(
@@ -32,7 +32,7 @@ class _Several:
     def __init__(self, worker: Worker, timeout_s: float) -> None:
         self._worker = worker
         self._end_s = time.monotonic() + timeout_s
-        self._places = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
         # One place, so that the worker feels a client who reads slowly. None: a request has ended.
         self._arrivals: asyncio.Queue[GenerateResponse | MeshError | None] = asyncio.Queue(maxsize=1)
 
