@@ -28,8 +28,6 @@ KINDS: Final[dict[str, Kind]] = {  # of the models behind each service
 }
 _PAUSE_S: Final = 0.5  # between two looks for one who watches
 
-Status = HealthCheckResponse.ServingStatus
-
 
 class Health(HealthServicer):
     """grpc.health.v1.Health. The empty name is the process itself, as `/serving` tells it; it asks no model."""
@@ -50,14 +48,14 @@ class Health(HealthServicer):
         self, request: HealthCheckRequest, context: grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
     ) -> AsyncGenerator[HealthCheckResponse, None]:
         """What is now, and then each change."""
-        told: Status | None = None
+        told: int | None = None
         while not context.done():
             if (status := await self._status(request.service)) != told:
                 told = status
                 yield HealthCheckResponse(status=status)
             await asyncio.sleep(_PAUSE_S)
 
-    async def _status(self, service: str) -> Status:
+    async def _status(self, service: str) -> int:
         if service and service not in KINDS:
             return HealthCheckResponse.SERVICE_UNKNOWN
         try:
