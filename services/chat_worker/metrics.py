@@ -51,7 +51,7 @@ _TOKENS: Final = tuple(float(digit * 10**power) for power in range(6) for digit 
 
 _TTFT: Final = Row("vllm:time_to_first_token_seconds", "From arrival to the first token")
 _GAP: Final = Row("vllm:inter_token_latency_seconds", "From a step that added to an answer to the next")
-_GAPS_A_TIME: Final = 256  # how many may be missing from the page while answers grow
+_GAPS_A_TIME: Final = 1024  # how many may be missing from the page while answers grow
 _ENDED: Final = Row("vllm:request_success_total", "Answers that ended, by finished_reason; abort: the caller left")
 _REJECTED: Final = Row("vllm:admission_rejections_total", "Requests refused for want of room, by reason")
 
@@ -118,7 +118,8 @@ class EngineMetrics:
     def count_piece(self, piece: Piece) -> None:
         """See Observer."""
         (self._ttft if piece.first else self._gap).observe(piece.gap_s)
-        if piece.finish or self._gap.num_untold >= _GAPS_A_TIME:
+        ends_all = piece.finish is not None and not self._shown.get("num_running")
+        if ends_all or self._gap.num_untold >= _GAPS_A_TIME:
             self._gap.tell()
         if piece.finish is None:
             return
@@ -139,7 +140,10 @@ class EngineMetrics:
         self._ended[_ABORT].increment(1)
 
     def publish(self, load: Load) -> None:
-        """See Observer. Only what changed is touched: each touch is a call into Triton's process."""
+        """See Observer. Only what changed is touched: each touch is a call into Triton's process.
+
+        Gaps that are missing from the page are told when nothing runs any more: an answer's end may come before.
+        """
         for field, metric in self._gauges.items():
             if (value := getattr(load, field)) != self._shown.get(field):
                 metric.set(value)
@@ -148,3 +152,5 @@ class EngineMetrics:
             if gained := getattr(load, field) - self._shown.get(field, 0):
                 metric.increment(gained)
                 self._shown[field] = getattr(load, field)
+        if not load.num_running:
+            self._gap.tell()
