@@ -43,6 +43,12 @@ class Batch:
             return False
         return self._has_room(head) or self._bulk_holds_enough(head)
 
+    @property
+    def num_reading(self) -> int:
+        """Interactive sequences whose prompts are to be read: those that run, and those that have a place."""
+        running = sum(each.num_pending > 1 and each.priority is Priority.INTERACTIVE for each in self.running)
+        return running + min(self.waiting.num_interactive, self._max_running - len(self.running))
+
     def let_in(self, *, bulk: bool = True) -> Sequence | None:
         """Let the sequence in that is next, if there is room, and give it room for all it has to compute.
 

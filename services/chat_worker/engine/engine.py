@@ -110,7 +110,8 @@ class Engine:
         price = self._pace.draft_price(len(decoding))
         for sequence in decoding:
             self._requests.generations[sequence].guess(price)
-        return self._scheduler.schedule(self._pace.prompt_tokens(len(decoding)))
+        budget = self._pace.prompt_tokens(len(decoding), self._scheduler.batch.num_reading)
+        return self._scheduler.schedule(budget)
 
     def _compute(self, plan: Plan) -> Choices:
         logits = self._runner.run(plan)[:, : self._vocab_size]  # padding rows of the vocabulary are no tokens

@@ -16,7 +16,8 @@ class Pace:
 
     A step beside a prompt takes 1 + _STRETCH times what decoding alone takes, so the gaps in running streams stay
     within 3 times; and the prompt, which has _STRETCH / (1 + _STRETCH) of the time, takes less than twice as long as
-    alone. O(running) a step.
+    alone. Where more sequences have a prompt to be read than decode, prompts get more in that proportion: a crowd that
+    comes at once would else be read beside the few who came first, in steps that serve few. O(running) a step.
     """
 
     def __init__(self, max_step_tokens: int) -> None:
@@ -36,14 +37,15 @@ class Pace:
             factor = 1 + memory * (min(seconds / expected, _LARGEST_SURPRISE) - 1)
             self._seconds |= {part: (known[part] or 0.0) * factor for part in parts}
 
-    def prompt_tokens(self, num_decoding: int) -> int:
-        """Tokens of prompts that a step may compute beside so many sequences that decode."""
+    def prompt_tokens(self, num_decoding: int, num_reading: int) -> int:
+        """Tokens of prompts that a step may compute while so many sequences decode and so many are to be read."""
         if num_decoding == 0:
             return self._max_step_tokens
         decode_s, token_s = self._estimate(num_decoding.bit_length()), self._estimate(_PROMPT)
         if decode_s is None or token_s is None:
             return _SMALLEST
-        return max(_SMALLEST, min(self._max_step_tokens, int(_STRETCH * decode_s / token_s)))
+        crowd = max(1.0, num_reading / num_decoding)
+        return max(_SMALLEST, min(self._max_step_tokens, int(crowd * _STRETCH * decode_s / token_s)))
 
     def draft_price(self, num_decoding: int) -> float:
         """The share of guesses that must hold, with so many sequences decoding, for a guess to pay for its row.

@@ -29,6 +29,11 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Sequence]:
         return itertools.chain.from_iterable(self._classes.values())
 
+    @property
+    def num_interactive(self) -> int:
+        """How many interactive sequences wait."""
+        return len(self._classes[Priority.INTERACTIVE])
+
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence behind the others of its tenant. O(log tenants)."""
         self._classes[sequence.priority].add(sequence, len(sequence.token_ids), first=False)

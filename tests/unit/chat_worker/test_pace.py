@@ -22,11 +22,11 @@ def step_s(decoding: int, prompt: int, draft: int = 0) -> float:
 
 
 def test_a_prompt_alone_has_the_whole_step() -> None:
-    assert Pace(512).prompt_tokens(0) == 512
+    assert Pace(512).prompt_tokens(0, 1) == 512
 
 
 def test_before_anything_is_known_a_prompt_advances_in_small_chunks() -> None:
-    assert 0 < Pace(512).prompt_tokens(4) < 64
+    assert 0 < Pace(512).prompt_tokens(4, 1) < 64
 
 
 @pytest.mark.parametrize("decoding", [1, 8, 32])
@@ -36,18 +36,28 @@ def test_a_prompt_stretches_steps_to_less_than_three_times_and_gets_more_than_ha
     for _ in range(5):
         observe(pace, decoding=decoding, seconds=step_s(decoding, 0))
     for _ in range(20):
-        prompt = pace.prompt_tokens(decoding)
+        prompt = pace.prompt_tokens(decoding, 1)
         seconds = step_s(decoding, prompt)
         assert seconds <= 3 * step_s(decoding, 0)
         assert seconds <= 2 * step_s(0, prompt)
         observe(pace, decoding=decoding, prompt=prompt, seconds=seconds)
 
 
+def test_a_crowd_is_read_faster_beside_few_but_not_beside_as_many() -> None:
+    pace = Pace(4096)
+    observe(pace, prompt=400, seconds=step_s(0, 400))
+    observe(pace, decoding=8, seconds=step_s(8, 0))
+    one = pace.prompt_tokens(8, 1)
+    assert pace.prompt_tokens(8, 8) == one
+    assert pace.prompt_tokens(8, 24) == pytest.approx(3 * one, abs=3)
+    assert Pace(512).prompt_tokens(8, 24) <= 512
+
+
 def test_a_prompt_always_advances_however_dear_it_is() -> None:
     pace = Pace(512)
     observe(pace, decoding=1, seconds=0.001)
     observe(pace, prompt=10, seconds=10.0)
-    assert pace.prompt_tokens(1) >= 1
+    assert pace.prompt_tokens(1, 1) >= 1
 
 
 def test_steps_of_few_and_of_many_sequences_are_learnt_apart() -> None:
@@ -55,7 +65,7 @@ def test_steps_of_few_and_of_many_sequences_are_learnt_apart() -> None:
     observe(pace, prompt=100, seconds=step_s(0, 100))
     for decoding in (1, 32):
         observe(pace, decoding=decoding, seconds=step_s(decoding, 0))
-    assert pace.prompt_tokens(32) > 2 * pace.prompt_tokens(1)
+    assert pace.prompt_tokens(32, 1) > 2 * pace.prompt_tokens(1, 1)
 
 
 def test_a_guess_must_save_what_its_row_costs() -> None:
@@ -73,9 +83,9 @@ def test_the_pace_is_found_when_every_step_has_a_prompt(decoding: int) -> None:
     pace = Pace(4096)
     observe(pace, prompt=400, seconds=step_s(0, 400))
     for _ in range(50):
-        prompt = pace.prompt_tokens(decoding)
+        prompt = pace.prompt_tokens(decoding, 1)
         observe(pace, decoding=decoding, prompt=prompt, seconds=step_s(decoding, prompt))
-    assert 2 * step_s(decoding, 0) < step_s(decoding, pace.prompt_tokens(decoding)) <= 3 * step_s(decoding, 0)
+    assert 2 * step_s(decoding, 0) < step_s(decoding, pace.prompt_tokens(decoding, 1)) <= 3 * step_s(decoding, 0)
 
 
 def test_the_pace_follows_a_machine_that_becomes_slower() -> None:
@@ -83,21 +93,21 @@ def test_the_pace_follows_a_machine_that_becomes_slower() -> None:
     observe(pace, prompt=400, seconds=step_s(0, 400))
     observe(pace, decoding=8, seconds=step_s(8, 0))
     for _ in range(50):
-        prompt = pace.prompt_tokens(8)
+        prompt = pace.prompt_tokens(8, 1)
         observe(pace, decoding=8, prompt=prompt, seconds=step_s(8, 0) + 3 * step_s(0, prompt))
         observe(pace, decoding=8, seconds=step_s(8, 0))
-    assert step_s(8, 0) + 3 * step_s(0, pace.prompt_tokens(8)) <= 3 * step_s(8, 0)
+    assert step_s(8, 0) + 3 * step_s(0, pace.prompt_tokens(8, 1)) <= 3 * step_s(8, 0)
 
 
 def test_one_hiccup_of_the_machine_is_soon_forgotten() -> None:
     pace = Pace(4096)
     observe(pace, prompt=400, seconds=step_s(0, 400))
     observe(pace, decoding=8, seconds=step_s(8, 0))
-    usual = pace.prompt_tokens(8)
+    usual = pace.prompt_tokens(8, 1)
     observe(pace, decoding=8, seconds=10.0)
     for _ in range(10):
         observe(pace, decoding=8, seconds=step_s(8, 0))
-    assert pace.prompt_tokens(8) == pytest.approx(usual, rel=0.1)
+    assert pace.prompt_tokens(8, 1) == pytest.approx(usual, rel=0.1)
 
 
 def test_a_slow_start_is_soon_forgotten() -> None:
@@ -106,4 +116,4 @@ def test_a_slow_start_is_soon_forgotten() -> None:
     for _ in range(5):
         observe(pace, prompt=100, seconds=step_s(0, 100))
         observe(pace, decoding=8, seconds=step_s(8, 0))
-    assert pace.prompt_tokens(8) == pytest.approx(1.15 * step_s(8, 0) / 0.0005, rel=0.15)
+    assert pace.prompt_tokens(8, 1) == pytest.approx(1.15 * step_s(8, 0) / 0.0005, rel=0.15)

@@ -84,6 +84,17 @@ def test_a_prefilling_sequence_cannot_take_the_budget_of_decoding_ones() -> None
     assert step(scheduler) == [(0, 1), (1, 2)]
 
 
+def test_interactive_prompts_to_be_read_are_those_that_run_and_those_with_a_place() -> None:
+    scheduler = make_scheduler(num_blocks=100, max_step_tokens=8, max_running=3)
+    add(scheduler, 4, 20, 4, 4, 4)
+    bulk = make_sequence(9, 4)
+    bulk.priority = Priority.BULK
+    scheduler.add(bulk)
+    assert scheduler.batch.num_reading == 3  # places
+    assert step(scheduler) == [(0, 4), (1, 4)]
+    assert scheduler.batch.num_reading == 2  # one is half read, one has the last place
+
+
 def test_no_more_than_max_running_sequences_run() -> None:
     scheduler = make_scheduler(num_blocks=20, max_running=2)
     sequences = add(scheduler, 1, 1, 1)
