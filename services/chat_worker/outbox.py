@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -20,9 +20,9 @@ _PUBLISH_S = 0.05  # how old a published load may be
 _LOOK_S = 0.2  # how late a caller who left is noticed; each look is a message to Triton
 _LOOK_AGAIN_S = 0.05  # after one who left: callers leave together
 
-# The least time that each response gets. Each costs the worker, Triton and those behind them CPU that the engine needs:
-# with many streams several tokens travel at a time; with few, whose steps take longer than this, nothing changes.
-_RESPONSE_S = 0.003
+# How long others wait for each response. It costs the worker, Triton and those behind them CPU that the engine needs:
+# with many streams several tokens travel at a time; alone, every token does.
+_RESPONSE_S = 0.004
 
 
 class Reply(Protocol):
@@ -86,15 +86,23 @@ class _Fail:
 class Outbox:
     """The engine's sink: a slow way back costs this thread, never the engine.
 
-    Each turn delivers all that is queued and takes at least _RESPONSE_S for each response; pieces of one answer that
-    met in the queue meanwhile travel as one. abort: tells the engine that nobody waits for a request any more.
+    What is delivered together delays what follows by _RESPONSE_S for each response but one; pieces of one answer that
+    meet meanwhile travel as one. An answer's first piece and a failure wait for nobody. abort: tells the engine that
+    nobody waits for a request any more.
     """
 
-    def __init__(self, *, abort: Callable[[RequestId], None], observer: Observer) -> None:
+    def __init__(
+        self, *, abort: Callable[[RequestId], None], observer: Observer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._abort = abort
         self._observer = observer
+        self._clock = clock
         self._messages: queue.SimpleQueue[_Open | _Emit | _Fail | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # something is queued that waits for nobody
         self._replies: dict[RequestId, Reply] = {}
+        # What is to be delivered of each answer, and when; the answer that grew last is last.
+        self._pieces: dict[tuple[RequestId, int | None], list[Piece]] = {}
+        self._due_s = 0.0
         self._load: Load | None = None  # the newest; only the engine's thread sets it
         self._published: Load | None = None
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -106,6 +114,7 @@ class Outbox:
     def close(self) -> None:
         """Deliver what is queued, then stop."""
         self._messages.put(None)
+        self._hurry.set()
         self._thread.join()
 
     def open(self, request_id: RequestId, reply: Reply) -> None:
@@ -115,19 +124,22 @@ class Outbox:
     def emit(self, request_id: RequestId, piece: Piece) -> None:
         """Queue a piece for its caller."""
         self._messages.put(_Emit(request_id, piece))
+        if piece.first:
+            self._hurry.set()
 
     def fail(self, request_id: RequestId, error: MeshError) -> None:
         """Queue a failure for its caller."""
         self._messages.put(_Fail(request_id, error))
+        self._hurry.set()
 
     def observe(self, load: Load) -> None:
         """Remember the load for the next publication."""
         self._load = load
 
     def _run(self) -> None:
-        published_s = look_s = time.monotonic()
+        published_s = look_s = self._clock()
         while self._turn():
-            now_s = time.monotonic()
+            now_s = self._clock()
             if now_s - published_s >= _PUBLISH_S:
                 self._publish()
                 published_s = now_s
@@ -135,14 +147,8 @@ class Outbox:
                 look_s = now_s + (_LOOK_AGAIN_S if self._look_for_departures() else _LOOK_S)
 
     def _turn(self) -> bool:
-        """Wait for a message and deliver all that are queued; False if the outbox is to stop."""
-        try:
-            messages = [self._messages.get(timeout=_PUBLISH_S)]
-        except queue.Empty:
-            return True
-        began_s = time.monotonic()
-        messages += (self._messages.get_nowait() for _ in range(self._messages.qsize()))
-        pieces: dict[tuple[RequestId, int | None], list[Piece]] = {}  # of each answer; the one that grew last is last
+        """Take what is queued and deliver what is due; False if the outbox is to stop."""
+        messages = self._wait()
         for message in messages:
             match message:
                 case _Open(request_id, reply):
@@ -150,22 +156,37 @@ class Outbox:
                 case _Emit(request_id, piece):
                     # scores of the prompt, which all answers share, stay before all of them
                     key = request_id, None if piece.prompt_scores else piece.index
-                    pieces[key] = [*pieces.pop(key, []), piece]
+                    self._pieces[key] = [*self._pieces.pop(key, []), piece]
                 case _Fail(request_id, error):
-                    self._deliver(pieces)
+                    self._deliver({request_id})
                     self._guard(request_id, partial(self._refuse, request_id, error))
-                    pieces.clear()
                 case None:
                     break
-        self._deliver(pieces)
-        if None in messages:
-            return False
-        time.sleep(max(0.0, began_s + len(pieces) * _RESPONSE_S - time.monotonic()))
-        return True
+        is_due = None in messages or self._clock() >= self._due_s
+        self._deliver({request_id for (request_id, _), parts in self._pieces.items() if is_due or parts[0].first})
+        return None not in messages
 
-    def _deliver(self, pieces: Mapping[tuple[RequestId, int | None], list[Piece]]) -> None:
-        for (request_id, _), parts in pieces.items():
-            self._guard(request_id, partial(self._send, request_id, parts))
+    def _wait(self) -> Sequence[_Open | _Emit | _Fail | None]:
+        """All messages there are, once one has come; with pieces at hand, once those are due or something hurries."""
+        if not self._pieces:
+            try:
+                first = [self._messages.get(timeout=_PUBLISH_S)]
+            except queue.Empty:
+                return ()
+        else:
+            self._hurry.wait(min(_PUBLISH_S, max(0.0, self._due_s - self._clock())))
+            self._hurry.clear()
+            first = []
+        return first + [self._messages.get_nowait() for _ in range(self._messages.qsize())]
+
+    def _deliver(self, request_ids: Set[RequestId]) -> None:
+        """Send all that is at hand of these requests."""
+        pieces = {key: parts for key, parts in self._pieces.items() if key[0] in request_ids}
+        if pieces:
+            self._due_s = max(self._due_s, self._clock()) + (len(pieces) - 1) * _RESPONSE_S
+        for key, parts in pieces.items():
+            del self._pieces[key]
+            self._guard(key[0], partial(self._send, key[0], parts))
         for piece in chain.from_iterable(pieces.values()):
             self._note(partial(self._observer.count_piece, piece))
 

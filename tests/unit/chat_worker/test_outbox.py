@@ -3,6 +3,7 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -77,11 +78,21 @@ class RecordingObserver:
             raise RuntimeError("nobody listens")
 
 
+@dataclass
+class Clock:
+    now_s: float = 1.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class Harness:
-    def __init__(self, observer: RecordingObserver | None = None) -> None:
+    def __init__(
+        self, observer: RecordingObserver | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.aborted: queue.Queue[RequestId] = queue.Queue()
         self.observer = observer or RecordingObserver()
-        self.outbox = Outbox(abort=self.aborted.put, observer=self.observer)
+        self.outbox = Outbox(abort=self.aborted.put, observer=self.observer, clock=clock)
 
 
 @pytest.fixture
@@ -121,26 +132,62 @@ def test_pieces_that_wait_for_a_slow_way_back_travel_as_one() -> None:
     assert harness.observer.told.qsize() == 7  # each piece is counted as it was
 
 
-def test_the_more_answers_there_are_the_longer_their_next_tokens_wait_for_each_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    harness, replies = Harness(), {RequestId(number): RecordingReply() for number in range(40)}
-    pauses: list[float] = []
+@dataclass
+class Crowd:
+    """Forty answers whose first pieces were delivered, so that what follows is not due before the clock moves."""
 
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        for request_id in replies if len(pauses) == 1 else ():
-            for text in "bc":  # two steps of the engine
-                harness.outbox.emit(request_id, Piece(text, ()))
+    clock: Clock
+    harness: Harness
+    replies: dict[RequestId, RecordingReply]
 
-    monkeypatch.setattr(outbox.time, "sleep", pause)
-    for request_id, reply in replies.items():
-        harness.outbox.open(request_id, reply)
-        harness.outbox.emit(request_id, Piece("a", ()))
-    harness.outbox.start()
-    assert all(said(reply, 2) == ["a", "bc"] for reply in replies.values())
-    harness.outbox.close()
-    assert 0 < pauses[0] <= 40 * outbox._RESPONSE_S
+    def emit(self, text: str) -> None:
+        for request_id in self.replies:
+            self.harness.outbox.emit(request_id, Piece(text, ()))
+
+    def pass_time(self) -> None:
+        self.clock.now_s += 39 * outbox._RESPONSE_S
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    clock = Clock()
+    crowd = Crowd(clock, Harness(clock=clock), {RequestId(number): RecordingReply() for number in range(10, 50)})
+    for request_id, reply in crowd.replies.items():
+        crowd.harness.outbox.open(request_id, reply)
+    crowd.emit("a")
+    crowd.harness.outbox.start()
+    assert all(said(reply, 1) == ["a"] for reply in crowd.replies.values())
+    yield crowd
+    crowd.harness.outbox.close()
+
+
+def test_the_next_tokens_of_many_answers_wait_for_each_other(crowd: Crowd) -> None:
+    crowd.emit("b")
+    crowd.emit("c")
+    crowd.pass_time()
+    assert all(said(reply, 1) == ["bc"] for reply in crowd.replies.values())
+
+
+def test_first_tokens_and_failures_wait_for_nobody(crowd: Crowd) -> None:
+    crowd.emit("b")
+    one, two = RecordingReply(), RecordingReply()
+    crowd.harness.outbox.open(ONE, one)
+    crowd.harness.outbox.emit(ONE, Piece("x", (), first=True))
+    assert said(one, 1) == ["x"]
+    crowd.harness.outbox.open(TWO, two)
+    crowd.harness.outbox.fail(TWO, MeshError(Reason.QUEUE_FULL, "no room"))
+    assert said(two, 1) == ["QUEUE_FULL"]
+    crowd.emit("c")
+    crowd.pass_time()
+    assert all(said(reply, 1) == ["bc"] for reply in crowd.replies.values())
+
+
+def test_an_answer_in_a_hurry_does_not_overtake_another_of_its_request(crowd: Crowd) -> None:
+    reply = RecordingReply()
+    crowd.harness.outbox.open(ONE, reply)
+    crowd.harness.outbox.emit(ONE, Piece("x", (), index=0, finish=LAST.finish))
+    crowd.harness.outbox.emit(ONE, Piece("y", (), index=1, finish=LAST.finish, first=True, last=True))
+    assert said(reply, 2) == ["x", "y."]
 
 
 def test_the_prompts_scores_come_first_although_their_answer_grows_last() -> None:
