@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
+import uvloop
 from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 
 from bench.chat_rows import Measure, Meter, Row
@@ -46,7 +47,7 @@ def _against(mesh: PrivateMesh, ask_all: AskAll) -> Measure:
     def measure(meter: Meter) -> dict[str, float]:
         in_process = _NUM_STREAMS * _MAX_TOKENS / meter.seconds(_NUM_STREAMS, _PROMPT_LEN, _MAX_TOKENS)
         prompts = meter.prompts.take_many(_NUM_STREAMS, _PROMPT_LEN)
-        seconds, share = share_of_others(lambda: asyncio.run(_timed(ask_all(mesh, prompts))), mesh.pids())
+        seconds, share = share_of_others(lambda: uvloop.run(_timed(ask_all(mesh, prompts))), mesh.pids())
         meter.noise = max(meter.noise, share)
         return {"ours, served": _NUM_STREAMS * _MAX_TOKENS / seconds, "in process": in_process}
 
