@@ -4,7 +4,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -166,18 +167,16 @@ class Outbox:
         self._deliver({request_id for (request_id, _), parts in self._pieces.items() if is_due or parts[0].first})
         return None not in messages
 
-    def _wait(self) -> Sequence[_Open | _Emit | _Fail | None]:
+    def _wait(self) -> list[_Open | _Emit | _Fail | None]:
         """All messages there are, once one has come; with pieces at hand, once those are due or something hurries."""
-        if not self._pieces:
-            try:
-                first = [self._messages.get(timeout=_PUBLISH_S)]
-            except queue.Empty:
-                return ()
-        else:
+        messages: list[_Open | _Emit | _Fail | None] = []
+        if self._pieces:
             self._hurry.wait(min(_PUBLISH_S, max(0.0, self._due_s - self._clock())))
             self._hurry.clear()
-            first = []
-        return first + [self._messages.get_nowait() for _ in range(self._messages.qsize())]
+        else:
+            with suppress(queue.Empty):
+                messages.append(self._messages.get(timeout=_PUBLISH_S))
+        return messages + [self._messages.get_nowait() for _ in range(self._messages.qsize())]
 
     def _deliver(self, request_ids: Set[RequestId]) -> None:
         """Send all that is at hand of these requests."""
