@@ -187,7 +187,7 @@ class Outbox:
             del self._pieces[key]
             self._guard(key[0], partial(self._send, key[0], parts))
         for piece in chain.from_iterable(pieces.values()):
-            self._note(partial(self._observer.count_piece, piece))
+            _note(partial(self._observer.count_piece, piece))
 
     def _guard(self, request_id: RequestId, act: Callable[[], None]) -> None:
         """Do something for a caller; one who cannot be answered must not silence the others."""
@@ -210,20 +210,13 @@ class Outbox:
 
     def _refuse(self, request_id: RequestId, error: MeshError) -> None:
         if (reply := self._replies.pop(request_id, None)) is not None:
-            self._note(partial(self._observer.count_failure, error))
+            _note(partial(self._observer.count_failure, error))
             reply.fail(error)
-
-    def _note(self, act: Callable[[], None]) -> None:
-        """Tell the observer, whose troubles are no caller's."""
-        try:
-            act()
-        except Exception:  # boundary: this thread answers everybody
-            log.exception("an observation was lost")
 
     def _publish(self) -> None:
         load = self._load
         if load is not None and load is not self._published:
-            self._note(partial(self._observer.publish, load))
+            _note(partial(self._observer.publish, load))
             self._published = load
 
     def _look_for_departures(self) -> bool:
@@ -237,5 +230,13 @@ class Outbox:
         if reply.is_cancelled():
             del self._replies[request_id]
             self._abort(request_id)
-            self._note(self._observer.count_departure)
+            _note(self._observer.count_departure)
             reply.drop()
+
+
+def _note(act: Callable[[], None]) -> None:
+    """Tell the observer, whose troubles are no caller's."""
+    try:
+        act()
+    except Exception:  # boundary: the outbox's thread answers everybody
+        log.exception("an observation was lost")

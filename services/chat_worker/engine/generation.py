@@ -51,6 +51,7 @@ class Piece:
     tokens: what was sampled, without the token that ended the answer. finish: with the answer's last piece.
     last: whether all answers of the request have ended now. prompt_scores: one per prompt token, with the first piece
     of answer 0, if asked for; the first has no score. gap_s: time since the piece before, of the first since arrival.
+    first: whether the answer begins with it.
     """
 
     text: str
