@@ -48,18 +48,24 @@ class Autoscaler:
     down_period_s: float = DOWN_PERIOD_S
     _wanted: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # in the last down_period_s
     _changes: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])  # and by how many they changed
+    _decided: int = 0  # the last change's new number; 0 if the last look changed nothing
 
     def decide(self, pages: Sequence[Mapping[str, float]], current: int, now_s: float) -> int:
         """How many there should be now. pages: metrics of the workers that answer. current: how many there are."""
+        if self._changes and self._decided not in (0, current):
+            self._changes.pop()  # it was not done
+        if not self._wanted:
+            self._wanted.append((now_s, current))  # who begins to look knows nothing that speaks against those there are
+        wish = self._wish(pages, current)
+        self._wanted.append((now_s, wish))
         for past in (self._wanted, self._changes):
             while past and past[0][0] < now_s - self.down_period_s:
                 past.popleft()
-        self._wanted.append((now_s, self._wish(pages, current)))
-        wish = self._wanted[-1][1]
         if wish < current:  # up at once, down only if nothing asked for more meanwhile
             wish = min(current, max(number for _, number in self._wanted))
         wish = max(self.least, min(self.most, self._within_pace(wish, current, now_s)))
-        if wish != current:
+        self._decided = wish if wish != current else 0
+        if self._decided:
             self._changes.append((now_s, wish - current))
         return wish
 

@@ -56,6 +56,22 @@ def test_it_shrinks_only_after_nothing_asked_for_more_and_by_half() -> None:
     assert (soon, late, later) == (8, 4, 4)
 
 
+def test_who_begins_to_look_takes_no_worker_away_at_once() -> None:
+    scaler = make()
+
+    numbers = [scaler.decide(pages(0, 8), 8, at_s) for at_s in (0.0, 2.0, DOWN_PERIOD_S - 1, DOWN_PERIOD_S + 1)]
+
+    assert numbers == [8, 8, 8, 4]
+
+
+def test_a_change_that_was_not_done_does_not_count_as_one() -> None:
+    scaler = make()
+
+    numbers = [scaler.decide(pages(1000, 3), 3, at_s) for at_s in (0.0, 2.0, 4.0)]
+
+    assert numbers == [6, 6, 6]
+
+
 def test_a_load_that_comes_and_goes_does_not_flap() -> None:
     scaler, current, numbers = make(), 1, set[int]()
     for second in range(0, 1200, 15):
