@@ -52,8 +52,9 @@ class Autoscaler:
 
     def decide(self, pages: Sequence[Mapping[str, float]], current: int, now_s: float) -> int:
         """How many there should be now. pages: metrics of the workers that answer. current: how many there are."""
-        if self._changes and self._decided not in (0, current):
-            self._changes.pop()  # it was not done
+        if self._changes and self._decided not in (0, current):  # it was not done, or in part
+            decided_s, change = self._changes.pop()
+            self._changes.append((decided_s, change + current - self._decided))
         if not self._wanted:
             self._wanted.append((now_s, current))  # who begins to look knows nothing that speaks against those there are
         wish = self._wish(pages, current)

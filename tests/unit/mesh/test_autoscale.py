@@ -64,12 +64,12 @@ def test_who_begins_to_look_takes_no_worker_away_at_once() -> None:
     assert numbers == [8, 8, 8, 4]
 
 
-def test_a_change_that_was_not_done_does_not_count_as_one() -> None:
-    scaler = make()
+def test_a_change_counts_as_far_as_it_was_done() -> None:
+    scaler = make(most=20)
 
-    numbers = [scaler.decide(pages(1000, 3), 3, at_s) for at_s in (0.0, 2.0, 4.0)]
+    numbers = [scaler.decide(pages(1000, now), now, at_s) for at_s, now in ((0.0, 3), (2.0, 3), (4.0, 5), (34.0, 5))]
 
-    assert numbers == [6, 6, 6]
+    assert numbers == [6, 6, 6, 10]
 
 
 def test_a_load_that_comes_and_goes_does_not_flap() -> None:
