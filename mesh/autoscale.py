@@ -56,7 +56,7 @@ class Autoscaler:
             decided_s, change = self._changes.pop()
             self._changes.append((decided_s, change + current - self._decided))
         if not self._wanted:
-            self._wanted.append((now_s, current))  # who begins to look knows nothing that speaks against those there are
+            self._wanted.append((now_s, current))  # who begins to look knows nothing against those there are
         wish = self._wish(pages, current)
         self._wanted.append((now_s, wish))
         for past in (self._wanted, self._changes):
