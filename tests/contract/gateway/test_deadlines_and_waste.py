@@ -29,7 +29,7 @@ async def test_the_clients_time_limit_reaches_the_worker(mesh: Mesh) -> None:
 async def test_a_longer_time_limit_than_the_gateways_changes_nothing(mesh: Mesh) -> None:
     await mesh.http.post(CHAT, json=BODY, headers={"x-request-timeout": "9999"})
 
-    assert mesh.triton.request.timeout_s == pytest.approx(30, abs=1)
+    assert 29 < mesh.triton.request.timeout_s <= 30  # what is left of it
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])

@@ -193,7 +193,7 @@ async def test_the_clients_own_sampling_parameters_arrive(mesh: Mesh) -> None:
     assert (request.sampling.seed, request.sampling.min_p, request.sampling.repetition_penalty) == (11, 0.25, 1.5)
     assert (request.stop.ignore_eos, request.priority) == (True, PRIORITY_BULK)
     assert request.tenant and "EMPTY" not in request.tenant
-    assert request.timeout_s == pytest.approx(30, abs=1)
+    assert 29 < request.timeout_s <= 30  # what is left of it
 
 
 async def test_models_are_listed_and_found_by_ids_with_slashes(mesh: Mesh) -> None:
