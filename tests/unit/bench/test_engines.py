@@ -8,9 +8,8 @@ import psutil
 _MEASUREMENT = """
 import subprocess, sys
 from bench.engines import bound
-engine = subprocess.Popen(bound([sys.executable, "-c", "import signal; signal.pause()"]))
-print(engine.pid, flush=True)
-engine.wait()
+running = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+subprocess.run(bound([sys.executable, "-c", running]))
 """
 
 
