@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.protocol import Job, Outcome, serve
+from bench.peers.protocol import Job, Outcome, run_engine, serve
 
 BATCH = 32
 # Texts in, vectors out.
@@ -155,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_engine(main)

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -56,3 +57,12 @@ def serve(prepare: Prepare, about: Mapping[str, str]) -> None:
         outcome = run()
         seconds = time.perf_counter() - began_s
         answer(asdict(outcome) | {"seconds": seconds})
+
+
+def run_engine(main: Callable[[], None]) -> None:
+    """Run an engine's main; where it fails, end at once, though threads of the engine's library would go on."""
+    try:
+        main()
+    except Exception:  # noqa: BLE001 -- whatever it is, who waits for the engine must see it end
+        traceback.print_exc()
+        os._exit(1)

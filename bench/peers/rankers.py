@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.peers.encoders import in_batches, num_threads, start_infinity, tokenizer_of, words_of
-from bench.peers.protocol import Job, Outcome, serve
+from bench.peers.protocol import Job, Outcome, run_engine, serve
 
 QUERY = "Which of these tells how to install the system from another disk?"
 # Documents in, one score each out.
@@ -54,9 +55,12 @@ def _sentence_transformers(folder: Path, _form: str) -> Score:
 
 def _infinity(folder: Path, _form: str) -> Score:
     loop, engine = start_infinity(folder)
-    return lambda documents: loop.run_until_complete(engine.rerank(query=QUERY, docs=list(documents), raw_scores=True))[
-        0
-    ]
+
+    def score(documents: Sequence[str]) -> list[float]:
+        ranked, _ = loop.run_until_complete(engine.rerank(query=QUERY, docs=list(documents), raw_scores=True))
+        return [each.relevance_score for each in sorted(ranked, key=attrgetter("index"))]
+
+    return score
 
 
 def _pairs(folder: Path) -> Callable[[Sequence[str]], list[Any]]:
@@ -124,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_engine(main)
