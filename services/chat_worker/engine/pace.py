@@ -7,7 +7,7 @@ _MEMORY = 0.2  # weight of the newest observation
 _RELIEF = 0.5  # its weight when one part alone took less than expected: what was slow before was the machine
 _LARGEST_SURPRISE = 4.0  # how many times too long a step may count, lest one hiccup of the machine rules the next ones
 _LEAST_S = 1e-9
-_STRETCH = 1.15  # seconds of prompt beside each second of decoding
+_STRETCH = 1.25  # seconds of prompt beside each second of decoding
 _SMALLEST = 16  # tokens of a prompt that every step may compute: below that, a prompt pays mostly for overhead
 
 

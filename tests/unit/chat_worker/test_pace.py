@@ -116,4 +116,4 @@ def test_a_slow_start_is_soon_forgotten() -> None:
     for _ in range(5):
         observe(pace, prompt=100, seconds=step_s(0, 100))
         observe(pace, decoding=8, seconds=step_s(8, 0))
-    assert pace.prompt_tokens(8, 1) == pytest.approx(1.15 * step_s(8, 0) / 0.0005, rel=0.15)
+    assert pace.prompt_tokens(8, 1) == pytest.approx(1.25 * step_s(8, 0) / 0.0005, rel=0.15)
