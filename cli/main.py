@@ -7,10 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
+from cli import up_options
 from cli.failures import shown_failures
-from cli.options import DTYPES, UpWords
+from cli.options import UpWords
 from cli.plan import plan
+from mesh.plan import EdgeLimits
 from mesh.state import StateFolder, default_state_folder
+from meshkit.settings import MAX_BODY_BYTES
 
 EDGE: Final = "http://127.0.0.1:8360"
 
@@ -26,23 +29,6 @@ app = typer.Typer(
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of this mesh's files; default: under ~/.local/state.")
 ]
-_SOURCE = "Folder or Hugging Face name of {}; default: the demo model."
-ChatModelOption = Annotated[str | None, typer.Option(help=_SOURCE.format("a chat model"))]
-EmbedModelOption = Annotated[str | None, typer.Option(help=_SOURCE.format("an embedding model"))]
-RerankModelOption = Annotated[str | None, typer.Option(help=_SOURCE.format("a reranker, or of any chat model"))]
-_DTYPE = "Number format of the {} models' weights: {}."
-ChatDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("chat", ", ".join(DTYPES["chat"])))]
-EmbedDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("embedding", ", ".join(DTYPES["embed"])))]
-RerankDtypeOption = Annotated[str, typer.Option(help=_DTYPE.format("reranking", ", ".join(DTYPES["rerank"])))]
-ReplicasOption = Annotated[
-    str, typer.Option(help="Workers per model by kind, e.g. chat=2,embed=1,rerank=0; 0 leaves a kind out.")
-]
-AutoscaleOption = Annotated[
-    str, typer.Option(help="Most workers per model by kind, e.g. chat=4: as many run as the load needs.")
-]
-NoKeysOption = Annotated[
-    bool, typer.Option("--insecure-no-keys", help="Ask for no keys, even where others can reach the edge.")
-]
 
 
 def _folder(path: Path | None) -> StateFolder:
@@ -52,35 +38,25 @@ def _folder(path: Path | None) -> StateFolder:
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge: REST and gRPC.")] = 8360,
-    host: Annotated[str, typer.Option(help="Address of the edge; all other parts stay on loopback.")] = "127.0.0.1",
+    port: up_options.Port = 8360,
+    host: up_options.Host = "127.0.0.1",
     state: StateOption = None,
-    chat_model: ChatModelOption = None,
-    embed_model: EmbedModelOption = None,
-    rerank_model: RerankModelOption = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="ID=KIND:PATH, one more model; may be repeated. KIND: chat, embed or rerank."),
-    ] = None,
-    served_model_name: Annotated[
-        list[str] | None, typer.Option(help="KIND=ID, the id of --KIND-model; may be repeated.")
-    ] = None,
-    chat_dtype: ChatDtypeOption = "auto",
-    embed_dtype: EmbedDtypeOption = "auto",
-    rerank_dtype: RerankDtypeOption = "auto",
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(min=1, help="Longest chat, prompt and answer, in tokens; default: the model's."),
-    ] = None,
-    replicas: ReplicasOption = "chat=1,embed=1,rerank=1",
-    autoscale: AutoscaleOption = "",
-    gateway: Annotated[
-        int, typer.Option(min=1, max=8, help="Gateway processes; with two, restarts interrupt nobody.")
-    ] = 1,
-    insecure_no_keys: NoKeysOption = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Return when the mesh is ready; it goes on running.")
-    ] = False,
+    chat_model: up_options.ChatModel = None,
+    embed_model: up_options.EmbedModel = None,
+    rerank_model: up_options.RerankModel = None,
+    model: up_options.OneMoreModel = None,
+    served_model_name: up_options.ServedModelName = None,
+    chat_dtype: up_options.ChatDtype = "auto",
+    embed_dtype: up_options.EmbedDtype = "auto",
+    rerank_dtype: up_options.RerankDtype = "auto",
+    max_model_len: up_options.MaxModelLen = None,
+    replicas: up_options.Replicas = "chat=1,embed=1,rerank=1",
+    autoscale: up_options.Autoscale = "",
+    gateway: up_options.Gateways = 1,
+    max_body_bytes: up_options.MaxBodyBytes = MAX_BODY_BYTES,
+    requests_per_second: up_options.RequestsPerSecond = None,
+    insecure_no_keys: up_options.NoKeys = False,
+    detach: up_options.Detach = False,
 ) -> None:
     """Start a mesh and wait until every part has answered."""
     from cli.up import up as run
@@ -96,6 +72,7 @@ def up(
         replicas=replicas,
         autoscale=autoscale,
         num_gateways=gateway,
+        limits=EdgeLimits(max_body_bytes, requests_per_second),
         insecure_no_keys=insecure_no_keys,
     )
     with shown_failures():

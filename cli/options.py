@@ -4,13 +4,13 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from cli.failures import UsageFailure
-from mesh.plan import Model, ModelKind, Options
+from mesh.plan import EdgeLimits, Model, ModelKind, Options
 
 KINDS: Final[tuple[ModelKind, ...]] = ("chat", "embed", "rerank")
 _DECODER_DTYPES: Final = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
@@ -34,6 +34,7 @@ class UpWords:
     replicas: str
     num_gateways: int
     autoscale: str = ""
+    limits: EdgeLimits = field(default_factory=EdgeLimits)
     insecure_no_keys: bool = False
 
 
@@ -124,6 +125,7 @@ def to_options(words: UpWords, models: Sequence[Model], database_url: str | None
         database_url,
         replicas,
         read_autoscale(words.autoscale, replicas),
+        words.limits,
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mesh.failure import MeshFailure
 from mesh.files import write_atomically
-from mesh.plan import ModelKind
+from mesh.plan import EdgeLimits, ModelKind
 from mesh.triton import package_folder
 from meshkit.wire import AFFINITY_HEADER, MODEL_HEADER
 
@@ -75,6 +75,7 @@ class EnvoyConfig:
     models: Sequence[ModelRoute]
     endpoints_folder: Path
     collector: Collector | None = None
+    limits: EdgeLimits = field(default_factory=EdgeLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class NamedMesh:
     models: Mapping[str, ModelKind]
     tls: str | None = None
     collector: Collector | None = None
+    limits: EdgeLimits = field(default_factory=EdgeLimits)
 
     @property
     def services(self) -> Mapping[str, str]:
@@ -140,6 +142,7 @@ def render(config: EnvoyConfig) -> str:
         models=[asdict(model) | {"endpoints": str(model.endpoints)} for model in config.models],
         endpoints_folder=str(config.endpoints_folder),
         collector=config.collector,
+        limits=config.limits,
         model_header=MODEL_HEADER,
         affinity_header=AFFINITY_HEADER,
         names=None,
@@ -163,6 +166,7 @@ def render_named(mesh: NamedMesh) -> str:
         model_header=MODEL_HEADER,
         affinity_header=AFFINITY_HEADER,
         collector=mesh.collector,
+        limits=mesh.limits,
         names={
             "gateway": mesh.gateway,
             "worker_port": mesh.worker_port,

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from mesh.envoy import Collector, NamedMesh, render_named
+from mesh.plan import EdgeLimits
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _SERIES: Final = re.compile(r"\b(up|(?:mesh_|vllm:)\w+)(\{)?")
@@ -34,6 +35,7 @@ MESH: Final = NamedMesh(
     gateway_grpc_port=8081,
     worker_port=8001,  # Triton's own
     models=MappingProxyType({"zhinao-chat": "chat", "zhinao-embed": "embed", "zhinao-rerank": "rerank"}),
+    limits=EdgeLimits(max_body_bytes=32 * 1024 * 1024),  # the most that gateways of any overlay take
 )
 _TLS: Final = replace(MESH, tls="/etc/envoy/certificate.yaml")
 ENVOY_FILES: Final[Mapping[str, NamedMesh]] = MappingProxyType(  # which one Envoy reads, components decide

@@ -65,6 +65,7 @@ class Layout:
             gateway_http=[http for http, _ in self._gateway_ports],
             gateway_grpc=[grpc for _, grpc in self._gateway_ports],
             models=[route_of(model, self.state) for model in self.options.models],
+            limits=self.options.limits,
             endpoints_folder=self.state.endpoints,
             collector=None if endpoint is None else envoy.Collector.at(endpoint),
         )
@@ -119,6 +120,7 @@ class Layout:
             "GATEWAY_HTTP_PORT": str(http_port),
             "GATEWAY_GRPC_PORT": str(grpc_port),
             "GATEWAY_UPSTREAM": f"127.0.0.1:{self._internal_port}",
+            "GATEWAY_MAX_BODY_BYTES": str(self.options.limits.max_body_bytes),
             "GATEWAY_MODELS": json.dumps([{"id": model.id, "kind": model.kind} for model in self.options.models]),
         }
         if self.options.num_gateways > 1:  # while one leaves, others take its requests, however long its answers take

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mesh.failure import MeshFailure
 from mesh.files import write_atomically
+from meshkit.settings import MAX_BODY_BYTES
 
 ModelKind = Literal["chat", "embed", "rerank"]  # also the name of its model inside Triton
 PartKind = Literal["envoy", "gateway", "chat", "embed", "rerank"]
@@ -24,6 +25,14 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeLimits:
+    """What Envoy lets in. requests_per_second: of all clients together; None sets no limit."""
+
+    max_body_bytes: int = MAX_BODY_BYTES
+    requests_per_second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What the user asked for. Two `up`s with equal options mean the same mesh."""
 
@@ -36,6 +45,7 @@ class Options:
     database_url: str | None = None  # of keys; None leaves it to the environment, and without one asks for no keys
     replicas: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at the start; not named: 1
     autoscale: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at most; not named: none
+    limits: EdgeLimits = field(default_factory=EdgeLimits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,11 @@
-"""Everything that any part of the mesh reads from its environment under a name that is not ours."""
+"""Everything that any part of the mesh reads from its environment under a name that is not ours; shared defaults."""
+
+from typing import Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024  # of a request; where nothing else is said, at the edge and in a gateway
 
 
 class TelemetrySettings(BaseSettings):

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meshkit.settings import MAX_BODY_BYTES
 from services.gateway.catalog import ServedModel
 
 
@@ -19,7 +20,7 @@ class GatewaySettings(BaseSettings):
     grpc_port: int = Field(ge=0, le=65535)
     upstream: str = Field(pattern=r"^.+:\d+$")  # host:port of Envoy's internal listener
     models: tuple[ServedModel, ...]
-    max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
+    max_body_bytes: int = Field(default=MAX_BODY_BYTES, gt=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
     leave_s: float = Field(
         default=0.0, ge=0

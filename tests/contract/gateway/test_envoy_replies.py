@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 
+from mesh.plan import EdgeLimits
 from meshkit.errors import Reason
 from services.gateway.upstream import failures
 from tests.fixtures.envoy import running_envoy
@@ -65,14 +66,14 @@ class Gateway:
 
 @asynccontextmanager
 async def edge(
-    folder: Path, *gateways: Behaviour, bounds: Mapping[str, int] = NO_OTHERS
+    folder: Path, *gateways: Behaviour, bounds: Mapping[str, int] = NO_OTHERS, limits: EdgeLimits | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Envoy in front of gateways that behave like that, or of one that is not there. bounds: see running_envoy."""
+    """Envoy in front of gateways that behave like that, or of one that is not there; the rest is running_envoy's."""
     ports = [free_port() for _ in gateways or "-"]
     async with AsyncExitStack() as stack:
         for gateway, port in zip(gateways, ports, strict=False):
             await stack.enter_async_context(await asyncio.start_server(gateway, "127.0.0.1", port))
-        envoy = running_envoy(folder, *ports, grpc_port=free_port(), bounds=bounds)
+        envoy = running_envoy(folder, *ports, grpc_port=free_port(), bounds=bounds, limits=limits)
         edge_port = await stack.enter_async_context(envoy)
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False)
         yield await stack.enter_async_context(http)
@@ -141,6 +142,38 @@ async def test_envoys_own_bounds_are_no_room_to_a_gateway_that_calls_through_it(
             pass
 
     assert reason is Reason.QUEUE_FULL
+
+
+async def test_a_body_that_grows_beyond_the_limit_reaches_no_gateway(tmp_path: Path) -> None:
+    gateway = Gateway(WHOLE)
+    async with edge(tmp_path, gateway, limits=EdgeLimits(max_body_bytes=1000)) as http:
+        within = await http.post("/v1/chat/completions", content=pieces(1000))
+        beyond = await http.post("/v1/chat/completions", content=pieces(1001), headers={"x-request-id": "mine"})
+
+    assert (within.status_code, gateway.num_asked) == (200, 1)
+    check(beyond, 413, "invalid_request_error", "request_too_large", {})
+    assert "1000 bytes" in beyond.json()["error"]["message"]
+    assert beyond.headers["x-request-id"] == "mine"
+
+
+async def pieces(num_bytes: int) -> AsyncIterator[bytes]:
+    """A body that does not say how long it is."""
+    for _ in range(num_bytes):
+        yield b" "
+
+
+async def test_more_requests_than_the_edge_takes_in_a_second(tmp_path: Path) -> None:
+    async with edge(tmp_path, Gateway(WHOLE), limits=EdgeLimits(requests_per_second=1)) as http:
+        first, second = await asyncio.gather(*(http.get("/v1/models", headers={"x-request-id": "me"}) for _ in "ab"))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ChatServiceStub(channel).Generate(GenerateRequest()).read()
+
+    refused = max(first, second, key=lambda answer: answer.status_code)
+    assert {first.status_code, second.status_code} == {200, 429}
+    check(refused, 429, "rate_limit_error", "rate_limit_exceeded", LATER)
+    assert refused.headers["x-request-id"] == "me"
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_metrics_are_nothing_for_clients(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from mesh.kubernetes import MANIFESTS, MESH
 from mesh.worker_container import EXIT_TIMEOUT_S, PORTS
+from meshkit.settings import MAX_BODY_BYTES
 from services.chat_worker.settings import ChatSettings
 from services.embed_worker.settings import EmbedSettings
 from services.gateway.routes import operations
@@ -47,6 +48,13 @@ def variables(name: str, deployment: Object) -> dict[str, str]:
     for source in container.get("envFrom", []):
         found |= maps[source["configMapRef"]["name"]]
     return found | {each["name"]: each.get("value", "") for each in container.get("env", [])}
+
+
+@every_build
+def test_envoy_lets_in_what_the_gateways_of_a_build_take(name: str) -> None:
+    (gateway,) = [each for each in of_kind(name, "Deployment") if each["metadata"]["name"] == "gateway"]
+
+    assert int(variables(name, gateway).get("GATEWAY_MAX_BODY_BYTES", MAX_BODY_BYTES)) <= MESH.limits.max_body_bytes
 
 
 @every_build

@@ -11,6 +11,7 @@ import yaml
 from mesh import envoy
 from mesh.envoy import Collector, EnvoyConfig, ModelRoute
 from mesh.failure import MeshFailure
+from mesh.plan import EdgeLimits
 
 
 def make_config(folder: Path, *ids: str) -> EnvoyConfig:
@@ -42,6 +43,14 @@ def test_the_real_envoy_accepts_a_collector(tmp_path: Path, endpoint: str) -> No
     result = subprocess.run([*envoy.command(config), "--mode", "validate"], capture_output=True, text=True, check=False)
 
     assert result.returncode == 0, result.stderr
+
+
+def test_the_real_envoy_accepts_limits(tmp_path: Path) -> None:
+    limits = EdgeLimits(max_body_bytes=1, requests_per_second=1)
+    config = tmp_path / "envoy.yaml"
+    config.write_text(envoy.render(replace(make_config(tmp_path, "a"), limits=limits)))
+
+    envoy.check(config)
 
 
 def test_a_collectors_address_is_read_from_its_endpoint() -> None:

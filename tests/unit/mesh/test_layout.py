@@ -9,7 +9,7 @@ import pytest
 
 from mesh.failure import MeshFailure
 from mesh.layout import MAX_GATEWAYS, MAX_WORKERS, THREADS, Layout
-from mesh.plan import Model, Options, Plan, load_plan, save_plan
+from mesh.plan import EdgeLimits, Model, Options, Plan, load_plan, save_plan
 from mesh.ports import BLOCK_LEN
 from mesh.state import StateFolder
 from mesh.supervisord import STOP_S
@@ -75,6 +75,15 @@ def test_the_gateway_learns_the_models_in_order(tmp_path: Path) -> None:
         {"id": "a", "kind": "embed"},
     ]
     assert gateway.environment["GATEWAY_UPSTREAM"] == "127.0.0.1:14000"
+
+
+def test_the_edge_and_the_gateways_have_one_limit_for_bodies(tmp_path: Path) -> None:
+    options = replace(make_options("a"), limits=EdgeLimits(max_body_bytes=5))
+
+    gateway = make_plan(options, tmp_path).part("gateway-0")
+    config = Layout(options, StateFolder(tmp_path), 14_000).envoy_config()
+
+    assert gateway.environment["GATEWAY_MAX_BODY_BYTES"] == str(config.limits.max_body_bytes) == "5"
 
 
 def test_ids_that_would_share_a_name_are_refused(tmp_path: Path) -> None:
