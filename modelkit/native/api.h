@@ -31,10 +31,10 @@ struct Model {
     Linear head;
 };
 
-// keys: (layers, blocks, kv_heads, head_dim, block_len); values: (layers, blocks, kv_heads, block_len, head_dim).
+// keys: (blocks, layers, kv_heads, head_dim, block_len); values: (blocks, layers, kv_heads, block_len, head_dim).
 struct Cache {
     void *keys, *values;
-    int64_t num_blocks, block_len, is_half;
+    int64_t block_len, is_half;
 };
 
 struct Step {

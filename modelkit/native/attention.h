@@ -92,7 +92,7 @@ private:
     Block block_at(int64_t layer, int64_t sequence, int64_t position, int64_t head) const {
         int64_t number = step_.block_tables[sequence * step_.max_blocks + position / cache_.block_len];
         int64_t size = cache_.block_len * model_.head_dim * (cache_.is_half ? 2 : 4);
-        int64_t at = ((layer * cache_.num_blocks + number) * model_.num_kv_heads + head) * size;
+        int64_t at = ((number * model_.num_layers + layer) * model_.num_kv_heads + head) * size;
         return {static_cast<char*>(cache_.keys) + at, static_cast<char*>(cache_.values) + at, cache_.block_len, model_.head_dim};
     }
 

@@ -55,7 +55,7 @@ class CacheStruct(Structure):
     _fields_ = (
         ("keys", c_void_p),
         ("values", c_void_p),
-        *((n, c_int64) for n in ("num_blocks", "block_len", "is_half")),
+        *((n, c_int64) for n in ("block_len", "is_half")),
     )
 
 

@@ -1,7 +1,9 @@
-"""Memory for weights in pages of 2 MiB: most steps wait for memory, and with small pages also for its addresses."""
+"""Memory in pages of 2 MiB: most steps wait for memory, and with small pages also for its addresses."""
 
 import contextlib
+import math
 import mmap
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -25,6 +27,11 @@ class WeightMemory:
         place, self._free = self._free[: tensor.nbytes], self._free[size:]
         copy = place.view(tensor.dtype).view(tensor.shape)
         return copy.copy_(tensor)
+
+
+def in_large_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros of which a page is used once something in it is touched."""
+    return _area(math.prod(shape) * dtype.itemsize).view(dtype).view(*shape)
 
 
 def _area(size: int) -> Tensor:

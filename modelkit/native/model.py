@@ -22,7 +22,7 @@ from modelkit.native.library import (
     ModelStruct,
     address,
 )
-from modelkit.native.memory import WeightMemory
+from modelkit.native.memory import WeightMemory, in_large_pages
 from modelkit.native.packing import PANEL, UNIT, Format, Packed, interleave_gate_up, pack
 from modelkit.paged import Step
 from modelkit.rotary import inverse_frequencies
@@ -126,18 +126,18 @@ class NativeWeights:
 class NativeDecoder:
     """The CPU fast path's PagedModel. Each row's logits are the same bits whatever is computed beside it.
 
-    keys: (layers, blocks, kv_heads, head_dim, block_len); values: (layers, blocks, kv_heads, block_len, head_dim).
+    keys: (blocks, layers, kv_heads, head_dim, block_len); values: (blocks, layers, kv_heads, block_len, head_dim). All
+    layers of a block lie together, so that large pages are used up as blocks are.
     """
 
     def __init__(self, weights: NativeWeights, library: Library, *, num_blocks: int, block_len: int) -> None:
         config = weights.config
         self._weights = weights
         self._library = library
-        shape = (config.num_layers, num_blocks, config.num_kv_heads, block_len * config.head_dim)
+        shape = (num_blocks, config.num_layers, config.num_kv_heads, block_len * config.head_dim)
         dtype = kv_dtype(weights.format)
-        self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
-        is_half = dtype is torch.float16
-        self._kv = CacheStruct(address(self.keys), address(self.values), num_blocks, block_len, is_half)
+        self.keys, self.values = in_large_pages(shape, dtype), in_large_pages(shape, dtype)
+        self._kv = CacheStruct(address(self.keys), address(self.values), block_len, dtype is torch.float16)
 
     def forward(self, step: Step) -> Tensor:
         """See PagedModel."""
@@ -157,7 +157,7 @@ class NativeDecoder:
         """See PagedModel."""
         for pool in (self.keys, self.values):
             array = cast("NDArray[Any]", np.asarray(pool))  # torch would wake threads of its own for this
-            array[:, target] = array[:, source]
+            array[target] = array[source]
 
 
 def kv_dtype(form: Format) -> torch.dtype:
