@@ -37,8 +37,9 @@ def read_load(url: str | None) -> Load | None:
     if "vllm:num_requests_running" in values:
         running, waiting = values["vllm:num_requests_running"], values["vllm:num_requests_waiting"]
         return Load(int(running), int(waiting), values["vllm:kv_cache_usage_perc"])
-    if "mesh_requests_waiting" in values:
-        return Load(0, int(values["mesh_requests_waiting"]), None)
+    if "mesh_requests_in_progress" in values:
+        in_progress, waiting = values["mesh_requests_in_progress"], values["mesh_requests_waiting"]
+        return Load(max(0, int(in_progress - waiting)), int(waiting), None)  # they are not of the same moment
     return None
 
 

@@ -18,6 +18,7 @@ _LOAD: Final[Mapping[str, Row]] = MappingProxyType(  # by the field of Load
         "busy_ratio": Row("mesh_busy_ratio", "Share of its recent time that the worker computed batches"),
     }
 )
+_IN_PROGRESS: Final = Row("mesh_requests_in_progress", "Requests that were accepted and are not answered yet")
 _ENDED: Final = Row("mesh_requests_ended_total", "Requests by how they ended: ok, or the reason of the failure")
 _INPUTS: Final = Row("mesh_inputs_total", "Texts, or pairs of query and document, that were computed")
 _TOKENS: Final = Row("mesh_input_tokens_total", "Tokens that were computed; padding is not counted")
@@ -42,6 +43,8 @@ class BatchMetrics:
         self._make, self._labels = make, {"model_name": model_id}
         self._load = {field: make(Kind.GAUGE, row, self._labels) for field, row in _LOAD.items()}
         self._shown = Load(0, 0, 0, 0.0, 0.0)
+        self._in_progress = make(Kind.GAUGE, _IN_PROGRESS, self._labels)
+        self._shown_in_progress = 0
         self._ended: dict[str, TalliedCounter] = {}
         self._inputs, self._tokens, self._truncated = map(self._counter, (_INPUTS, _TOKENS, _TRUNCATED))
         self._batch_tokens = TalliedHistogram(make, _BATCH_TOKENS, self._labels, _COUNTS)
@@ -75,8 +78,11 @@ class BatchMetrics:
         """A request ended without an answer."""
         self._count(reason)
 
-    def tell(self) -> None:
-        """Show what was noted since the last time."""
+    def tell(self, *, num_in_progress: int) -> None:
+        """Show what was noted since the last time, and how many requests are accepted and not answered now."""
+        if num_in_progress != self._shown_in_progress:
+            self._in_progress.set(num_in_progress)
+            self._shown_in_progress = num_in_progress
         for counter in (self._inputs, self._tokens, self._truncated, *self._ended.values()):
             counter.tell()
         for histogram in (self._batch_tokens, self._forward, self._queue, self._request):

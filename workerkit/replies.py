@@ -33,7 +33,8 @@ class Replies:
 
     def __init__(self, metrics: BatchMetrics, max_requests: int) -> None:
         self.metrics = metrics
-        self._places = threading.BoundedSemaphore(max_requests)  # taken by Triton's thread, given back by this one
+        self._max_requests = max_requests
+        self._num_accepted, self._num_ended = 0, 0  # the one is Triton's thread's to change, the other this one's
         self._acts: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._act_until_closed, name="reply", daemon=True)
 
@@ -52,14 +53,20 @@ class Replies:
 
     def take_place(self) -> bool:
         """Whether there was room for one more request."""
-        taken = self._places.acquire(blocking=False)
-        if not taken:
+        if self.num_in_progress >= self._max_requests:
             self.later(lambda: self.metrics.note_failure(Reason.QUEUE_FULL))
-        return taken
+            return False
+        self._num_accepted += 1
+        return True
 
     def give_place(self) -> None:
         """A request has ended."""
-        self._places.release()
+        self._num_ended += 1
+
+    @property
+    def num_in_progress(self) -> int:
+        """Requests that hold a place."""
+        return self._num_accepted - self._num_ended
 
     def observe_batch(self, batch: Batch) -> None:
         """See Observer."""
@@ -78,9 +85,12 @@ class Replies:
                     break
                 _guarded(act)
             if time.monotonic() - told_s >= _TELL_S:
-                _guarded(self.metrics.tell)
+                _guarded(self._tell)
                 told_s = time.monotonic()
-        _guarded(self.metrics.tell)
+        _guarded(self._tell)
+
+    def _tell(self) -> None:
+        self.metrics.tell(num_in_progress=self.num_in_progress)
 
 
 class TritonReply(Generic[SomeItem, Result]):

@@ -224,6 +224,17 @@ def test_batches_requests_and_tokens_are_counted(make_unary: MakeUnary) -> None:
     assert wait_for("mesh_request_queue_seconds_count", 1)
 
 
+def test_a_request_is_in_progress_until_it_is_answered(make_unary: MakeUnary, model: LetterCounter) -> None:
+    held = hold(make_unary(), model)
+    assert wait_for("mesh_requests_in_progress", 1)
+    assert wait_for("mesh_requests_waiting", 0)
+
+    model.may_go.set()
+    answer(held)
+
+    assert wait_for("mesh_requests_in_progress", 0)
+
+
 def test_a_requests_spans_join_the_trace_of_its_caller(make_unary: MakeUnary, monkeypatch: pytest.MonkeyPatch) -> None:
     with OtlpSink().serve() as sink:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)

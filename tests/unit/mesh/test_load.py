@@ -13,7 +13,9 @@ vllm:num_requests_running{model_name="a"} 2
 vllm:num_requests_waiting{model_name="a"} 1
 vllm:kv_cache_usage_perc{model_name="a"} 0.25
 """
-SEARCH = b'mesh_requests_waiting{model_name="e"} 7\n'
+SEARCH = b"""mesh_requests_waiting{model_name="e"} 7
+mesh_requests_in_progress{model_name="e"} 9
+"""
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def serve() -> Iterator[Callable[[bytes], str]]:
 
 @pytest.mark.parametrize(
     ("page", "load"),
-    [(CHAT, Load(2, 1, 0.25)), (SEARCH, Load(0, 7, None)), (b"other 1\n", None), (b"vllm:x nonsense\n", None)],
+    [(CHAT, Load(2, 1, 0.25)), (SEARCH, Load(2, 7, None)), (b"other 1\n", None), (b"vllm:x nonsense\n", None)],
 )
 def test_the_load_is_read_from_the_page(page: bytes, load: Load | None, serve: Callable[[bytes], str]) -> None:
     assert read_load(serve(page)) == load
