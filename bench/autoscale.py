@@ -23,7 +23,7 @@ from bench.private_mesh import PrivateMesh, private_mesh
 from bench.prompts import Prompts
 from bench.throttle import Throttle, use_cores
 from mesh.autoscale import DOWN_PERIOD_S, RULES, UP_PERIOD_S, Autoscaler
-from mesh.autoscaler import look
+from mesh.autoscaler import Scaling
 from mesh.drain import listed_ports
 from mesh.load import read_metrics
 from mesh.plan import load_plan
@@ -196,9 +196,10 @@ class Scene:
     def _keep_scaling(self, _: float) -> None:
         """What the mesh's own autoscaler does, with shorter periods."""
         up_s, down_s = UP_PERIOD_S / self._faster, DOWN_PERIOD_S / self._faster
-        scalers = {"zhinao-embed": Autoscaler(RULES["embed"], 1, _MOST, up_period_s=up_s, down_period_s=down_s)}
+        scaler = Autoscaler(RULES["embed"], 1, _MOST, up_period_s=up_s, down_period_s=down_s)
+        scaling = Scaling(self._state, {"zhinao-embed": scaler})
         while not self._over.wait(_LOOK_S):
-            look(self._state, scalers)
+            scaling.look()
 
     def _look(self, began_s: float) -> Look:
         """See who is there, and hold those that serve: a worker that loads is not slowed down."""
@@ -213,7 +214,7 @@ class Scene:
         pages = [page for part in serving if (page := read_metrics(part.metrics)) is not None]
         age_s, busy_ratio = (mean(page.get(name, 0.0) for page in pages or [{}]) for name in METRICS)
         at_s = (time.monotonic() - began_s) * self._faster
-        return Look(at_s, len(plan.workers), len(serving), age_s, busy_ratio)
+        return Look(at_s, len(plan.workers) - len(plan.leaving), len(serving), age_s, busy_ratio)
 
 
 def _table(trace: Sequence[float], answers: Sequence[Answer], looks: Sequence[Look], every_s: float = 30.0) -> str:

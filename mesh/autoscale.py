@@ -76,7 +76,7 @@ class Autoscaler:
             return current
         wishes = [self.least]
         for rule in self.rules:
-            ratio = sum(page.get(rule.metric, 0.0) for page in pages) / len(pages) / rule.target
+            ratio = _ratio([page.get(rule.metric, 0.0) / rule.target for page in pages], current)
             wishes.append(current if abs(ratio - 1) <= TOLERANCE else math.ceil(current * ratio))
         return max(wishes)
 
@@ -86,3 +86,13 @@ class Autoscaler:
         most = max(2 * (current - added), current - added + 2)
         least = (current + removed) // 2
         return max(least, min(most, wish))
+
+
+def _ratio(loads: Sequence[float], current: int) -> float:
+    """The mean of what workers bear, in what each should. Those that do not answer, because they still load or are
+    lost, are taken for idle where more are wanted, and for just busy enough where fewer are.
+    """
+    of_some = sum(loads) / len(loads)
+    num_missing = current - len(loads)
+    ratio = (sum(loads) + (num_missing if of_some < 1 else 0)) / current
+    return 1.0 if (of_some < 1) != (ratio < 1) else ratio

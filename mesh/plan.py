@@ -91,9 +91,18 @@ class Plan:
         """The parts that carry a model."""
         return tuple(part for part in self.parts if part.model is not None)
 
+    @property
+    def leaving(self) -> tuple[Part, ...]:
+        """The workers that are to be stopped."""
+        return tuple(part for part in self.parts if part.is_leaving)
+
     def replicas(self, model_id: str) -> tuple[Part, ...]:
         """The workers of a model."""
         return tuple(part for part in self.parts if part.model == model_id)
+
+    def staying(self, model_id: str) -> tuple[Part, ...]:
+        """Those of them that do not leave."""
+        return tuple(part for part in self.replicas(model_id) if not part.is_leaving)
 
 
 _PLAN = TypeAdapter(Plan)

@@ -1,10 +1,11 @@
-"""Changes how many workers a model of a running mesh has: new ones first, then those that leave, drained one by one."""
+"""Changes how many workers a model of a running mesh has: at once, or until new ones serve and others have left."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mesh.drain import drain, with_leaving
+from mesh.drain import POLL_S, Drain, listed_ports, with_leaving
 from mesh.failure import MeshFailure
 from mesh.launch import running_plan, wait_for_parts
 from mesh.layout import THREADS, Layout, check_num_workers, share
@@ -37,12 +38,39 @@ def scale(state: StateFolder, wanted: Mapping[str, int], say: Say) -> None:
         except BaseException:
             _remove_leaving(with_leaving(plan, {part.name for part in added}), state, say)
             raise
-    surplus = {
-        part.name
-        for model, number in numbers.items()
-        for part in sorted(plan.replicas(model), key=lambda part: part.replica)[number:]
-    }
-    _remove_leaving(with_leaving(plan, surplus), state, say)
+    _remove_leaving(with_surplus_leaving(plan, numbers), state, say)
+
+
+def begin_to_scale(plan: Plan, numbers: Mapping[str, int], state: StateFolder, say: Say) -> Plan:
+    """Start workers that are missing, and have those leave that are too many, which remove_drained removes later.
+
+    numbers: by id. Returns the plan that runs now, before anything of it has happened. Raises MeshFailure.
+    """
+    plan, added = with_added(plan, numbers, Layout.of(plan, state))
+    if added:
+        say(f"starting {', '.join(part.name for part in added)}")
+    less = with_surplus_leaving(plan, numbers)
+    if names := [part.name for part in less.leaving if not plan.part(part.name).is_leaving]:
+        say(f"draining {', '.join(names)}")
+    _write(less, state)
+    return less
+
+
+def remove_drained(plan: Plan, state: StateFolder, drain: Drain, say: Say) -> Plan:
+    """Stop the workers that leave and may be stopped, and forget those that have ended; returns at once."""
+    over = [part.name for part in drain.over(plan.leaving, listed_ports(plan, state), time.monotonic())]
+    supervisor = Supervisor(state)
+    supervisor.begin_to_stop(over)
+    processes = supervisor.states()
+    gone = {name for name in over if name not in processes or processes[name].pid is None}
+    if not gone:
+        return plan
+    kept = with_shares(replace(plan, parts=tuple(part for part in plan.parts if part.name not in gone)))
+    _write(kept, state)
+    for name in sorted(gone):
+        remove_shared_memory(str(plan.part(name).shm_prefix))
+        say(f"  {name} is gone")
+    return kept
 
 
 def numbers_by_model(models: Sequence[Model], wanted: Mapping[str, int]) -> dict[str, int]:
@@ -67,8 +95,7 @@ def with_added(plan: Plan, numbers: Mapping[str, int], layout: Layout) -> tuple[
     missing = [
         (model, replica)
         for model in plan.options.models
-        for replica in range(numbers.get(model.id, 0))
-        if replica not in {part.replica for part in plan.replicas(model.id)}
+        for replica in _new_replicas(plan, model.id, numbers.get(model.id, 0))
     ]
     check_num_workers(len(plan.workers) + len(missing))
     slots = [
@@ -85,6 +112,23 @@ def with_added(plan: Plan, numbers: Mapping[str, int], layout: Layout) -> tuple[
     return with_shares(replace(plan, parts=(*added, *plan.parts))), added
 
 
+def _new_replicas(plan: Plan, model: str, number: int) -> list[int]:
+    """The lowest that no worker has, not even one that leaves."""
+    taken = {part.replica for part in plan.replicas(model)}
+    num_missing = max(0, number - len(plan.staying(model)))
+    return [replica for replica in range(len(taken) + num_missing) if replica not in taken][:num_missing]
+
+
+def with_surplus_leaving(plan: Plan, numbers: Mapping[str, int]) -> Plan:
+    """The plan in which the last of each model's workers leave until there are so many, by id."""
+    surplus = {
+        part.name
+        for model, number in numbers.items()
+        for part in sorted(plan.staying(model), key=lambda part: part.replica)[number:]
+    }
+    return with_leaving(plan, surplus)
+
+
 def with_shares(plan: Plan) -> Plan:
     """The plan in which the workers of a model that stay share the processors; their next ping tells those that run."""
     numbers = Counter(part.model for part in plan.workers if not part.is_leaving)
@@ -99,18 +143,14 @@ def with_shares(plan: Plan) -> Plan:
 
 def _remove_leaving(plan: Plan, state: StateFolder, say: Say) -> Plan:
     """Take those that leave out of Envoy's lists, let their answers end, stop them and forget them."""
-    names = [part.name for part in plan.parts if part.is_leaving]
-    if not names:
+    if not plan.leaving:
         return plan
-    say(f"draining {', '.join(names)}")
-    leaving = drain(plan, state)
-    Supervisor(state).stop(names)
-    kept = with_shares(replace(plan, parts=tuple(part for part in plan.parts if not part.is_leaving)))
-    _write(kept, state)
-    for part in leaving:
-        remove_shared_memory(str(part.shm_prefix))
-        say(f"  {part.name} is gone")
-    return kept
+    say(f"draining {', '.join(part.name for part in plan.leaving)}")
+    save_plan(plan, state.plan)  # the watchdog sees it and tells Envoy
+    drain = Drain()
+    while (plan := remove_drained(plan, state, drain, say)).leaving:
+        time.sleep(POLL_S)
+    return plan
 
 
 def _write(plan: Plan, state: StateFolder) -> None:

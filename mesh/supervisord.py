@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -147,18 +148,22 @@ class Supervisor:
             for entry in cast(list[dict[str, Any]], self._call("getAllProcessInfo"))
         }
 
-    def stop(self, names: list[str], *, patience_s: float = math.inf, at_most_s: float = math.inf) -> None:
-        """Send SIGTERM to these at the same time and return when all are gone; supervisor itself bounds the wait.
-
-        Who is still there after patience_s, is told again; after at_most_s, killed.
-        """
-        began_s = time.monotonic()
+    def begin_to_stop(self, names: Iterable[str]) -> None:
+        """Send SIGTERM to these, where they run; supervisor kills who does not go."""
         for name in names:
             try:
                 self._call("stopProcess", name, False)
             except Fault as fault:
                 if fault.faultCode not in {NOT_RUNNING, UNKNOWN_NAME}:
                     raise
+
+    def stop(self, names: list[str], *, patience_s: float = math.inf, at_most_s: float = math.inf) -> None:
+        """Send SIGTERM to these at the same time and return when all are gone; supervisor itself bounds the wait.
+
+        Who is still there after patience_s, is told again; after at_most_s, killed.
+        """
+        began_s = time.monotonic()
+        self.begin_to_stop(names)
         while left := [name for name, process in self.states().items() if name in names and process.pid is not None]:
             waited_s = time.monotonic() - began_s
             if waited_s > min(patience_s, at_most_s):

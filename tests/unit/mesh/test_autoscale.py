@@ -92,6 +92,18 @@ def test_workers_that_are_just_enough_stay_though_nothing_waits() -> None:
     assert numbers == {3}
 
 
+@pytest.mark.parametrize(
+    ("load", "count", "current", "wanted"), [(25, 1, 3, 3), (50, 1, 3, 5), (12, 2, 3, 3), (2, 1, 2, 2), (0, 2, 3, 1)]
+)
+def test_workers_that_do_not_answer_count_as_idle_where_more_are_wanted_and_as_busy_where_fewer_are(
+    load: float, count: int, current: int, wanted: int
+) -> None:
+    scaler = make()
+    scaler.decide(pages(load, count), current, 0.0)
+
+    assert scaler.decide(pages(load, count), current, DOWN_PERIOD_S + 1) == wanted
+
+
 def test_nobody_who_answers_changes_nothing() -> None:
     assert make().decide([], 3, 0.0) == 3
 

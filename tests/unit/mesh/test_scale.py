@@ -10,7 +10,7 @@ from mesh.failure import MeshFailure
 from mesh.layout import MAX_WORKERS, THREADS, Layout
 from mesh.plan import Model, Options, Plan
 from mesh.ports import BLOCK_LEN, choose_block
-from mesh.scale import numbers_by_model, with_added, with_shares
+from mesh.scale import numbers_by_model, with_added, with_shares, with_surplus_leaving
 from mesh.state import StateFolder
 
 MODELS = (Model("a", "chat", "/a"), Model("b", "chat", "/b"), Model("e", "embed", "/e"))
@@ -60,6 +60,18 @@ def test_workers_of_a_model_share_the_processors_however_their_number_changes(
     assert {part.environment[THREADS] for part in added} == {"2"}
     assert threads(grown) == {"a-0": "2", "a-1": "2", "a-2": "2", "a-3": "2", "b-0": "8", "e-0": "8"}
     assert threads(shrunk) == threads(grown) | {"a-0": "4", "a-1": "4"}
+
+
+def test_a_new_worker_has_not_the_name_of_one_that_still_leaves(layout: Layout) -> None:
+    grown, _ = with_added(layout.plan(), {"a": 3}, layout)
+
+    shrunk = with_surplus_leaving(grown, {"a": 2})
+    _, (added,) = with_added(shrunk, {"a": 3}, layout)
+    without = with_surplus_leaving(with_leaving(grown, {"a-1"}), {"a": 1})
+
+    assert [part.name for part in shrunk.leaving] == ["a-2"]
+    assert added.name == "a-3"
+    assert {part.name for part in without.leaving} == {"a-1", "a-2"}
 
 
 def test_a_place_whose_port_somebody_took_is_left_out(layout: Layout) -> None:
