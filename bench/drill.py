@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -32,13 +33,15 @@ from mesh.supervisord import WATCHDOG, Supervisor
 
 _CALM_S: Final = 4.0  # before and after
 _LONGEST_S: Final = 180.0  # of a recovery
+_SETTLED_S: Final = 3.0  # of nothing amiss: a fault takes some time to be seen
+_LOOK_EVERY_S: Final = 0.2
 _HELD_S: Final = 15.0  # how long bad clients stay
 _NUM_SLOW, _NUM_HALF_OPEN = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one drill. recovery_s: until every part was ready and every worker was listed again.
+    """Of one drill. recovery_s: until every look found every part ready and every worker listed; 0 if all looks did.
 
     num_retries: times that the gateways asked again; None if they were restarted and forgot.
     """
@@ -47,6 +50,14 @@ class Outcome:
     tally: Tally
     recovery_s: float | None
     num_retries: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """at_s: when it had ended, since the drill began. is_well: see Scene."""
+
+    at_s: float
+    is_well: bool
 
 
 class Scene:
@@ -61,7 +72,9 @@ class Scene:
         return {part.name: part for part in mesh_status(self.state).parts}
 
     def is_well(self) -> bool:
-        """Whether all parts are ready and all workers listed."""
+        """Whether all parts are ready, all workers listed, and the watchdog is there to see to it."""
+        if Supervisor(self.state).states()[WATCHDOG].state != "RUNNING":
+            return False
         return all(part.state == "ready" and part.serving is not False for part in self.parts().values())
 
     def pid(self, name: str) -> int:
@@ -189,22 +202,38 @@ _DRILLS: Final[Mapping[str, Callable[[Scene], None]]] = MappingProxyType(
 )
 
 
+def _look_while(act: Callable[[Scene], None], scene: Scene) -> list[Look]:
+    """Look at the mesh while something is done to it, and then until it has been well for some time."""
+    looks: list[Look] = []
+    began_s = well_s = time.monotonic()  # since well_s no look found anything amiss
+    with ThreadPoolExecutor(1) as thread:
+        acting = thread.submit(act, scene)
+        while not acting.done() or (time.monotonic() - well_s < _SETTLED_S and time.monotonic() < began_s + _LONGEST_S):
+            is_well = scene.is_well()
+            looks.append(Look(time.monotonic() - began_s, is_well))
+            well_s = well_s if is_well else time.monotonic()
+            time.sleep(_LOOK_EVERY_S)
+        acting.result()
+    return looks
+
+
+def recovery_s(looks: Sequence[Look]) -> float | None:
+    """When the first look of those was that found all well to the end; 0 if all did, None if the last did not."""
+    last_bad = max((index for index, look in enumerate(looks) if not look.is_well), default=-1)
+    if last_bad < 0:
+        return 0.0
+    return looks[last_bad + 1].at_s if last_bad + 1 < len(looks) else None
+
+
 def _drill(name: str, act: Callable[[Scene], None], scene: Scene, load: Load) -> Outcome:
     time.sleep(_CALM_S)
     retries, start_s = scene.num_retries(), time.monotonic()
-    act(scene)
-    recovery_s: float | None = None
-    time.sleep(0.2)
-    while time.monotonic() < start_s + _LONGEST_S:
-        if scene.is_well() and time.monotonic() > start_s + 3.0:  # a fault takes some time to be seen
-            recovery_s = time.monotonic() - start_s
-            break
-        time.sleep(0.2)
+    looks = _look_while(act, scene)
     end_s = time.monotonic()
     time.sleep(_CALM_S)
     gained = scene.num_retries() - retries
     tally = Tally.of(load.answers, start_s, end_s)
-    outcome = Outcome(name, tally, recovery_s, gained if gained >= 0 else None)
+    outcome = Outcome(name, tally, recovery_s(looks), gained if gained >= 0 else None)
     sys.stderr.write(f"{_row(outcome)}\n")
     return outcome
 
@@ -219,7 +248,7 @@ def _row(outcome: Outcome) -> str:
 
 def _table(outcomes: Sequence[Outcome]) -> str:
     head = (
-        "| drill | requests | lost in one piece | broken streams | other text | hung | asked again "
+        "| drill | requests | lost in one piece | broken streams | other answer | hung | asked again "
         "| longest silence, s | all well after, s |\n|---|---|---|---|---|---|---|---|---|"
     )
     return "\n".join([head, *map(_row, outcomes)])

@@ -38,7 +38,7 @@ class Tally:
     num_asked: int
     num_lost: int  # of those in one piece
     num_broken: int  # streams that ended with an error
-    num_wrong: int  # whole, but not the text that comes when nothing happens
+    num_wrong: int  # whole, but not what comes when nothing happens: text, vectors, scores
     num_hung: int
     longest_silence_s: float
 
@@ -80,25 +80,31 @@ def _bodies() -> dict[str, list[tuple[str, Body]]]:
 
 @dataclass(slots=True)
 class Load:
-    """The clients. answers: all that ended, in that order. expected: what a question's text is when nothing happens."""
+    """The clients. answers: all that ended, in that order. expected: what is answered when nothing happens."""
 
     url: str
     answers: list[Answer] = field(default_factory=list[Answer])
-    expected: dict[str, str] = field(default_factory=dict[str, str])
+    expected: dict[str, object] = field(default_factory=dict[str, object])
 
     async def run(self, is_over: Callable[[], bool]) -> None:
         """Learn what is right, then ask until told that it is over."""
         async with httpx.AsyncClient(base_url=self.url, timeout=SILENT_S, limits=_ALL_LIMITS) as client:
             bodies = _bodies()
-            for path, body in (each for kind in bodies.values() for each in kind):
-                if path == CHAT and _key(body) not in self.expected:
-                    answer = await client.post(path, json=body | {"stream": False})
-                    self.expected[_key(body)] = answer.raise_for_status().json()["choices"][0]["message"]["content"]
-            await asyncio.gather(*(self._client(client, kind, asked, is_over) for kind, asked in bodies.items()))
+            await self.learn(client, [each for kind in bodies.values() for each in kind])
+            await asyncio.gather(*(self.keep_asking(client, kind, asked, is_over) for kind, asked in bodies.items()))
 
-    async def _client(
+    async def learn(self, client: httpx.AsyncClient, asked: Sequence[tuple[str, Body]]) -> None:
+        """Keep what is answered while nothing happens."""
+        for path, body in asked:
+            if _key(body) not in self.expected:
+                whole = {name: value for name, value in body.items() if name != "stream"}
+                answer = await client.post(path, json=whole)
+                self.expected[_key(body)] = _content(answer.raise_for_status().json())
+
+    async def keep_asking(
         self, client: httpx.AsyncClient, kind: str, asked: Sequence[tuple[str, Body]], is_over: Callable[[], bool]
     ) -> None:
+        """Be one client, that asks these one after the other, and judge its answers."""
         number = 0
         while not is_over():
             path, body = asked[number % len(asked)]
@@ -120,7 +126,7 @@ class Load:
         silence_s = time.monotonic() - began_s
         if answer.status_code != 200:
             return _LOST, silence_s, f"{answer.status_code}: {answer.text}"
-        if path == CHAT and answer.json()["choices"][0]["message"]["content"] != self.expected[_key(body)]:
+        if _content(answer.json()) != self.expected[_key(body)]:
             return _WRONG, silence_s, answer.text
         return _WHOLE, silence_s, ""
 
@@ -144,6 +150,15 @@ class Load:
         if not is_done:
             return _BROKEN, silence_s, f"no end after {text!r}"
         return (_WHOLE if text == self.expected[_key(body)] else _WRONG), silence_s, text
+
+
+def _content(answer: Mapping[str, Any]) -> object:
+    """The text, the vectors or the scores of an answer in one piece."""
+    if "choices" in answer:
+        return answer["choices"][0]["message"]["content"]
+    if "results" in answer:
+        return [(each["index"], each["relevance_score"]) for each in answer["results"]]
+    return [each["embedding"] for each in answer["data"]]
 
 
 def _text_of(line: str) -> str:
