@@ -52,8 +52,9 @@ struct Heads {
     int64_t layer;
 };
 
-// One choice for each row of logits, (num_rows, stride) of which vocab count. top_k: 0 keeps all; top_p: 1 does.
-struct Draw {
+// One choice for each row of logits, (num_rows, stride) of which vocab count. temperatures: 0 takes the best, the first
+// of equals, of NaN the first; a row whose best is not finite is not drawn from. top_k: 0 keeps all; top_p: 1 does.
+struct Choice {
     const float* logits;
     int64_t num_rows, vocab, stride;
     const float *temperatures, *min_p;
@@ -61,5 +62,6 @@ struct Draw {
     const double* top_p;
     const uint64_t *seeds, *positions;  // the key of the row's only random number
     int64_t* token_ids;
+    float* highest;  // the best tokens' logits
 };
 }

@@ -1,8 +1,11 @@
-// Draws a token from each row of logits after temperature, min-p, top-k and top-p; each row alone, whatever is beside it.
+// Chooses a token from each row of logits: the best, or one drawn after temperature, min-p, top-k and top-p; each row
+// alone, whatever is beside it.
 #include <algorithm>
+#include <cfloat>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "api.h"
@@ -24,23 +27,23 @@ int bucket(float weight) {
 // The weights of one row beside its heaviest, which is 1; 0 for what is filtered out.
 class Row {
 public:
-    void read(const float* logits, int64_t vocab, float temperature, float min_p) {
+    void read(const float* logits, int64_t vocab, float highest, float temperature, float min_p) {
         weights_.assign((vocab + BLOCK - 1) / BLOCK * BLOCK, -std::numeric_limits<float>::infinity());
         std::copy(logits, logits + vocab, weights_.begin());
-        F best = load(weights_.data());
-        for (size_t i = LANES; i < weights_.size(); i += LANES) best = max(best, load(&weights_[i]));
-        best = all(highest(best));
+        F best = all(highest);
+        F coldness = all(1 / temperature);
         for (size_t i = 0; i < weights_.size(); i += LANES)
-            store(&weights_[i], exp(div(sub(load(&weights_[i]), best), all(temperature))));
+            store(&weights_[i], exp(mul(sub(load(&weights_[i]), best), coldness)));
         drop_below(std::max(min_p, std::exp(-87.0f)));  // exp() ends there: less is nothing
     }
 
-    // Keep the heaviest tokens while those before measure less than the limit, and all as light as the last of them.
+    // Keep the heaviest tokens while those before measure less than the limit, and all as light as the last of them,
+    // which is known to weigh at least `least`.
     template <class Measure>
-    void keep(double limit, Measure measure) {
+    void keep(double limit, float least, Measure measure) {
+        std::span<const float> heavy = gather(std::max(least, FLT_MIN));
         std::fill(sums_, sums_ + NUM_BUCKETS, 0.0);
-        for (float weight : weights_)
-            if (weight > 0) sums_[bucket(weight)] += measure(weight);
+        for (float weight : heavy) sums_[bucket(weight)] += measure(weight);
         double heavier = 0, before = 0;
         int reached = NUM_BUCKETS - 1;
         for (int b = NUM_BUCKETS - 1; b >= 0 && heavier < limit; b--) {
@@ -49,8 +52,8 @@ public:
             heavier += sums_[b];
         }
         inside_.clear();
-        for (float weight : weights_)
-            if (weight > 0 && bucket(weight) == reached) inside_.push_back(weight);
+        for (float weight : heavy)
+            if (bucket(weight) == reached) inside_.push_back(weight);
         std::sort(inside_.begin(), inside_.end(), std::greater<>());
         float lightest = inside_.front();
         for (size_t i = 0; i < inside_.size() && before < limit; i++) {
@@ -58,6 +61,14 @@ public:
             before += measure(lightest);
         }
         drop_below(lightest);
+    }
+
+    // Keep the heaviest tokens that have this share of all weight.
+    void keep_share(double share) {
+        double whole = total(), limit = share * whole;
+        // So light a token is not needed: all of them together weigh half of what may be left out.
+        double least = (whole - limit) / (2 * static_cast<double>(weights_.size()));
+        keep(limit, static_cast<float>(least), [](float weight) { return double{weight}; });
     }
 
     double total() {
@@ -93,11 +104,26 @@ public:
     }
 
 private:
+    // The weights of at least `least`, in order; most vectors hold none.
+    std::span<const float> gather(float least) {
+        heavy_.resize(weights_.size());
+        size_t count = 0;
+        for (size_t i = 0; i < weights_.size(); i += 4 * LANES) {
+            F upper = max(load(&weights_[i]), load(&weights_[i + LANES])), lower = max(load(&weights_[i + 2 * LANES]), load(&weights_[i + 3 * LANES]));
+            if (highest(max(upper, lower)) < least) continue;
+            for (size_t j = i; j < i + 4 * LANES; j++) {
+                heavy_[count] = weights_[j];
+                count += weights_[j] >= least;
+            }
+        }
+        return {heavy_.data(), count};
+    }
+
     void drop_below(float floor) {
         for (float& weight : weights_) weight = weight < floor ? 0.0f : weight;
     }
 
-    std::vector<float> weights_, inside_;
+    std::vector<float> weights_, heavy_, inside_;
     std::vector<double> block_sums_;
     double sums_[NUM_BUCKETS];
 };
@@ -118,21 +144,55 @@ double uniform(uint64_t seed, uint64_t position) {
     return static_cast<double>(c[0] >> 11) * 0x1p-53;
 }
 
-int64_t draw(const Draw& task, int64_t r) {
+int64_t draw(const Choice& task, int64_t r, float highest) {
     thread_local Row row;
-    row.read(task.logits + r * task.stride, task.vocab, task.temperatures[r], task.min_p[r]);
-    if (task.top_k[r] > 0) row.keep(static_cast<double>(task.top_k[r]), [](float) { return 1.0; });
-    if (task.top_p[r] < 1) row.keep(task.top_p[r] * row.total(), [](float weight) { return double{weight}; });
+    row.read(task.logits + r * task.stride, task.vocab, highest, task.temperatures[r], task.min_p[r]);
+    if (task.top_k[r] > 0) row.keep(static_cast<double>(task.top_k[r]), 0, [](float) { return 1.0; });
+    if (task.top_p[r] < 1) row.keep_share(task.top_p[r]);
     return row.invert(uniform(task.seeds[r], task.positions[r]));
+}
+
+// The first of a row's highest tokens; of a row that holds NaN, the first of those.
+int64_t best(const float* logits, int64_t vocab) {
+    const int64_t whole = vocab / BLOCK * BLOCK;
+    int64_t at = 0;
+    float top = -std::numeric_limits<float>::infinity();
+    F numbers = zero();  // is no number once one of them is none
+    for (int64_t begin = 0; begin < whole; begin += BLOCK) {
+        F block = all(top);
+        for (int64_t i = begin; i < begin + BLOCK; i += LANES) {
+            F x = load(logits + i);
+            block = max(block, x);
+            numbers = add(numbers, min(all(1), max(all(-1), x)));
+        }
+        if (float found = highest(block); found > top) top = found, at = begin;
+    }
+    bool is_broken = std::isnan(sum(numbers));
+    for (int64_t i = whole; i < vocab; i++) {
+        if (logits[i] > top) top = logits[i], at = i;
+        is_broken = is_broken || std::isnan(logits[i]);
+    }
+    if (is_broken) return std::find_if(logits, logits + vocab, [](float x) { return std::isnan(x); }) - logits;
+    return std::find(logits + at, logits + vocab, top) - logits;
+}
+
+// The row is near while it is searched and then drawn from.
+void choose(const Choice& task, int64_t r) {
+    const float* logits = task.logits + r * task.stride;
+    int64_t token_id = best(logits, task.vocab);
+    task.highest[r] = logits[token_id];
+    bool draws = task.temperatures[r] > 0 && std::isfinite(task.highest[r]);
+    task.token_ids[r] = draws ? draw(task, r, task.highest[r]) : token_id;
 }
 
 }  // namespace
 
-extern "C" void zhinao_draw(const Draw* task) {
+extern "C" void zhinao_choose(const Choice* task) {
+    if (task->num_rows == 1) return choose(*task, 0);  // waking others takes longer
     Pool& pool = Pool::get();
     pool.run([&] {
         pool.each(task->num_rows, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; r++) task->token_ids[r] = draw(*task, r);
+            for (int64_t r = begin; r < end; r++) choose(*task, r);
         });
     });
 }

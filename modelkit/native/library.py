@@ -7,7 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modelkit.native.build import available, library_path
@@ -77,25 +79,26 @@ class HeadsStruct(Structure):
     _fields_ = (*((name, c_void_p) for name in ("q", "k", "v")), ("layer", c_int64))
 
 
-class DrawStruct(Structure):
-    """api.h's Draw."""
+class ChoiceStruct(Structure):
+    """api.h's Choice."""
 
     _fields_ = (
         ("logits", c_void_p),
         *((n, c_int64) for n in ("num_rows", "vocab", "stride")),
-        *((n, c_void_p) for n in ("temperatures", "min_p", "top_k", "top_p", "seeds", "positions", "token_ids")),
+        *((n, c_void_p) for n in ("temperatures", "min_p", "top_k", "top_p", "seeds", "positions")),
+        *((n, c_void_p) for n in ("token_ids", "highest")),
     )
 
 
-class Draws(NamedTuple):
-    """How a token is drawn from each row; all (rows,). top_k: 0 keeps all, as top_p 1 does."""
+class Ways(NamedTuple):
+    """How a token is chosen from each row; all (rows,). temperatures: 0 takes the best. top_k 0, top_p 1: keep all."""
 
-    temperatures: Tensor  # fp32, above 0
-    min_p: Tensor  # fp32
-    top_k: Tensor  # int64
-    top_p: Tensor  # fp64
-    seeds: Tensor  # uint64
-    positions: Tensor  # int64
+    temperatures: NDArray[np.float32]
+    min_p: NDArray[np.float32]
+    top_k: NDArray[np.int64]
+    top_p: NDArray[np.float64]
+    seeds: NDArray[np.uint64]
+    positions: NDArray[np.int64]
 
 
 def installed() -> list[str]:
@@ -110,7 +113,7 @@ class Library:
         self._functions: Any = ctypes.CDLL(str(path))
         for name in ("open", "step", "attend", "encode", "wants_halves"):
             getattr(self._functions, f"zhinao_{name}").restype = c_int
-        self._functions.zhinao_draw.restype = None
+        self._functions.zhinao_choose.restype = None
         self.wants_halves = self._functions.zhinao_wants_halves() != 0
         if self._functions.zhinao_open(c_int(torch.get_num_threads())) != 0:
             raise OSError(f"the kernel does not allow what {path.name} needs")
@@ -131,15 +134,15 @@ class Library:
         if self._functions.zhinao_attend(*arguments) != 0:
             raise MemoryError(f"no memory for a step of {len(step.token_ids)} tokens")
 
-    def draw(self, logits: Tensor, draws: Draws) -> Tensor:
-        """Draw a token from each row, (rows, vocab) fp32 with a finite best. Returns (rows,) int64."""
+    def choose(self, logits: Tensor, ways: Ways) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Choose a token from each row of logits, (rows, vocab) fp32. Returns them and the rows' highest logits."""
         assert logits.stride(1) == 1 and logits.device.type == "cpu"
         num_rows, vocab = logits.shape
-        token_ids = torch.empty(num_rows, dtype=torch.int64)
-        sizes = (num_rows, vocab, logits.stride(0))
-        task = DrawStruct(logits.data_ptr(), *sizes, *map(address, draws), address(token_ids))
-        self._functions.zhinao_draw(pointer(task))
-        return token_ids
+        token_ids, highest = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
+        places = (array.ctypes.data for array in (*ways, token_ids, highest))
+        task = ChoiceStruct(logits.data_ptr(), num_rows, vocab, logits.stride(0), *places)
+        self._functions.zhinao_choose(pointer(task))
+        return token_ids, highest
 
     def encode(self, model: Structure, rows: Structure) -> None:
         """Encode rows; the structs are those of native/encoder.py. Raises MemoryError."""

@@ -1,4 +1,4 @@
-"""Draws tokens at random from logits after temperature, min-p, top-k and top-p; knows no requests."""
+"""Chooses tokens from logits: the best, or some drawn after temperature, min-p, top-k and top-p; knows no requests."""
 
 import math
 from collections.abc import Sequence as Rows
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modelkit.native.library import Draws, Library, best_library
+from modelkit.native.library import Library, Ways, best_library
 from services.chat_worker.engine.sequence import Sampling
 
 _COLDEST = float(torch.finfo(torch.float32).tiny)  # anything colder may become 0, and 0 / 0 is no logit
@@ -41,33 +41,51 @@ def pick(logits: Tensor, rows: Rows[int]) -> Tensor:
     return logits if len(rows) == len(logits) else logits[list(rows)]
 
 
-def draw(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> list[int]:
-    """Draw one token per row, all temperatures above 0.
+def choose(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> tuple[list[int], list[float]]:
+    """Choose one token per row; returns also each row's highest logit. Where that is not finite, the token is none.
 
-    logits: (rows, vocab) fp32 with a finite best. positions: where the new tokens will stand.
-    Filters come in vLLM's order: min-p, then top-k, then top-p over what these left, in which the token that crosses
-    top_p is still in. Tokens exactly as probable as the last one kept are kept too, as transformers' top-k does. The
-    row's random number inverts the distribution function in the order of token ids: near ties, which another batch
-    may swap, hardly move the result, whereas in the order of probability they would.
+    logits: (rows, vocab) fp32. positions: where the new tokens will stand. At temperature 0 it is the first of the
+    highest tokens. Else filters come in vLLM's order: min-p, then top-k, then top-p over what these left, in which the
+    token that crosses top_p is still in. Tokens exactly as probable as the last one kept are kept too, as transformers'
+    top-k does. The row's random number inverts the distribution function in the order of token ids: near ties, which
+    another batch may swap, hardly move the result, whereas in the order of probability they would.
     Costs O(vocab) per row, on a CPU in the C++ library where there is one.
     """
     library = cpu_library() if logits.device.type == "cpu" else None
     if library is None:
-        return draw_with_torch(logits, samplings, positions)
+        return _choose_with_torch(logits, samplings, positions)
     vocab = logits.shape[-1]
-    draws = Draws(
-        temperatures=torch.tensor([max(sampling.temperature, _COLDEST) for sampling in samplings], dtype=torch.float32),
-        min_p=torch.tensor([sampling.min_p for sampling in samplings], dtype=torch.float32),
-        top_k=torch.tensor([sampling.top_k if sampling.top_k < vocab else 0 for sampling in samplings]),
-        top_p=torch.tensor([sampling.top_p for sampling in samplings], dtype=torch.float64),
-        seeds=torch.tensor([sampling.seed for sampling in samplings], dtype=torch.uint64),
-        positions=torch.tensor(positions),
+    ways = Ways(
+        temperatures=np.array([_temperature(sampling) for sampling in samplings], np.float32),
+        min_p=np.array([sampling.min_p for sampling in samplings], np.float32),
+        top_k=np.array([sampling.top_k if sampling.top_k < vocab else 0 for sampling in samplings], np.int64),
+        top_p=np.array([sampling.top_p for sampling in samplings], np.float64),
+        seeds=np.array([sampling.seed for sampling in samplings], np.uint64),
+        positions=np.array(positions, np.int64),
     )
-    return [int(token) for token in library.draw(logits, draws)]
+    token_ids, highest = library.choose(logits, ways)
+    return token_ids.tolist(), highest.tolist()
 
 
-def draw_with_torch(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> list[int]:
-    """The same by tensor operations, on any device."""
+def _temperature(sampling: Sampling) -> float:
+    return max(sampling.temperature, _COLDEST) if sampling.temperature > 0 else 0.0
+
+
+def _choose_with_torch(
+    logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]
+) -> tuple[list[int], list[float]]:
+    values, ids = logits.max(dim=-1)
+    highest, token_ids = [float(value) for value in values], [int(token) for token in ids]
+    random = [row for row, best in enumerate(highest) if samplings[row].temperature > 0 and math.isfinite(best)]
+    if random:
+        chosen = [samplings[row] for row in random], [positions[row] for row in random]
+        for row, token_id in zip(random, _draw_with_torch(pick(logits, random), *chosen), strict=True):
+            token_ids[row] = token_id
+    return token_ids, highest
+
+
+def _draw_with_torch(logits: Tensor, samplings: Rows[Sampling], positions: Rows[int]) -> list[int]:
+    """Draw one token per row, all temperatures above 0 and all bests finite, by tensor operations on any device."""
     warmth = logits.new_tensor([max(sampling.temperature, _COLDEST) for sampling in samplings])[:, None]
     best = logits.amax(dim=-1, keepdim=True)
     weights = (logits - best).div_(warmth).exp_()  # the best is 1: no temperature overflows

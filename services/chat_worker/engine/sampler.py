@@ -5,12 +5,11 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from meshkit.errors import MeshError, Reason
-from services.chat_worker.engine.draw import draw, pick
+from services.chat_worker.engine.draw import choose, pick
 from services.chat_worker.engine.sequence import MAX_TOP_LOGPROBS
 from services.chat_worker.engine.shaping import Row, shape
 
@@ -38,15 +37,9 @@ class Sampled:
 def sample(logits: Tensor, rows: Rows[Row]) -> list[Sampled | MeshError]:
     """Choose one token per row, or say why that row has none. logits: (rows, vocab) fp32."""
     shaped = shape(logits, rows)
-    token_ids = _best(shaped)
-    failures = [_failure(row, float(shaped[number, token_ids[number]])) for number, row in enumerate(rows)]
+    token_ids, highest = choose(shaped, [row.sampling for row in rows], [len(row.token_ids) for row in rows])
+    failures = [_failure(row, logit) for row, logit in zip(rows, highest, strict=True)]
     sound = [number for number, failure in enumerate(failures) if failure is None]
-    random = [number for number in sound if rows[number].sampling.temperature > 0]
-    if random:
-        positions = [len(rows[number].token_ids) for number in random]
-        drawn = draw(pick(shaped, random), [rows[number].sampling for number in random], positions)
-        for number, token_id in zip(random, drawn, strict=True):
-            token_ids[number] = token_id
     scored = [number for number in sound if rows[number].sampling.top_logprobs is not None]
     scores = dict[int, Sampled]()
     if scored:
@@ -84,23 +77,17 @@ def _score(logits: Tensor, token_ids: Rows[int], num_top: Rows[int]) -> list[Sam
     ]
 
 
-def _best(logits: Tensor) -> list[int]:
-    """The first of each row's highest tokens; of a row that holds NaN, the first of those."""
-    # numpy, since torch shares several rows among threads of its own, who take longer to wake than the search
-    return np.asarray(logits).argmax(axis=-1).tolist()
-
-
-def _failure(row: Row, best: float) -> MeshError | None:
+def _failure(row: Row, highest: float) -> MeshError | None:
     """What is wrong with a row whose best logit is this."""
-    if math.isfinite(best):
+    if math.isfinite(highest):
         return None
     if row.mask is not None and not row.mask.any():
         num_tokens = len(row.token_ids) - row.prompt_len
         message = f"the answer's format became too complex to keep to after {num_tokens} tokens"
         return MeshError(Reason.INVALID_REQUEST, message)
-    if best == -math.inf and row.is_shaped:
+    if highest == -math.inf and row.is_shaped:
         return MeshError(
             Reason.INVALID_REQUEST,
             "no token may come next: allowed_token_ids, bad_token_ids, min_tokens and the answer's format leave none",
         )
-    return MeshError(Reason.INTERNAL, f"the best logit of a row is {best}")
+    return MeshError(Reason.INTERNAL, f"the best logit of a row is {highest}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -207,6 +208,18 @@ def test_a_form_that_became_too_complex_is_named_as_the_reason() -> None:
     assert isinstance(refused, MeshError)
     assert refused.reason is Reason.INVALID_REQUEST
     assert "too complex" in refused.message
+
+
+@pytest.mark.parametrize("vocab", [5, 256, 700])
+def test_the_first_of_the_highest_is_best_and_no_number_is_higher_than_all(vocab: int) -> None:
+    logits = random_logits(6, vocab + 10).round()[:, :vocab]  # full of equals
+    logits[1] = -math.inf
+    logits[2, vocab // 2 :] = math.nan
+    logits[3, -1] = math.nan
+    logits[4, 3] = math.inf
+    token_ids, highest = draw.choose(logits, [GREEDY] * 6, [9] * 6)
+    assert token_ids == np.asarray(logits).argmax(axis=-1).tolist()
+    assert np.array_equal(highest, np.asarray(logits)[range(6), token_ids], equal_nan=True)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
