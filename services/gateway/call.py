@@ -45,7 +45,7 @@ class Call:
     limit_headers: dict[str, str] = field(default_factory=dict[str, str])
     ignored: list[str] = field(default_factory=list[str])
     was_lost: bool = False
-    timeout: str | None = None  # seconds that the client gives for the whole answer, as it sent them
+    timeout: float | str | None = None  # seconds that the client gives for the whole answer; of HTTP, as it sent them
     begun_s: float = field(default_factory=time.perf_counter)
     asked_s: float | None = None  # when a worker was first asked, and when its latest piece came; same clock
     answered_s: float | None = None
@@ -69,17 +69,17 @@ class Call:
         }
 
     def time_left_s(self) -> float | None:
-        """What is left of the time that the client gave; None if it gave none. INVALID_REQUEST if that is no time."""
+        """What is left of the time that the client gave; None if it gave none.
+
+        Raises MeshError: INVALID_REQUEST if that is no time, DEADLINE if it is over.
+        """
         if self.timeout is None:
             return None
-        if not _SECONDS.fullmatch(self.timeout) or float(self.timeout) == 0:
-            message = f"{TIMEOUT_HEADER} must be a positive number of seconds, it is {self.timeout!r:.40}"
-            raise MeshError(Reason.INVALID_REQUEST, message, param=TIMEOUT_HEADER)
-        left_s = float(self.timeout) - (time.perf_counter() - self.begun_s)
+        timeout_s = _to_seconds(self.timeout) if isinstance(self.timeout, str) else self.timeout
+        left_s = timeout_s - (time.perf_counter() - self.begun_s)
         if left_s <= 0:
-            raise MeshError(
-                Reason.DEADLINE, f"the {self.timeout} s of {TIMEOUT_HEADER} were over before a worker was asked"
-            )
+            message = f"the {timeout_s:g} s that the client gave were over before a worker was asked"
+            raise MeshError(Reason.DEADLINE, message)
         return left_s
 
     def ignore(self, names: Iterable[str]) -> None:
@@ -112,6 +112,13 @@ def begin_call(request_id: str | None, traceparent: str | None, authorization: s
     )
     CURRENT.set(call)
     return call
+
+
+def _to_seconds(header: str) -> float:
+    if not _SECONDS.fullmatch(header) or float(header) == 0:
+        message = f"{TIMEOUT_HEADER} must be a positive number of seconds, it is {header!r:.40}"
+        raise MeshError(Reason.INVALID_REQUEST, message, param=TIMEOUT_HEADER)
+    return float(header)
 
 
 def _tenant(authorization: str) -> str:

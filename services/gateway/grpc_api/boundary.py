@@ -28,6 +28,7 @@ async def answering(
     call = begin_call(
         request_id or metadata.get("x-request-id"), metadata.get("traceparent"), metadata.get("authorization")
     )
+    call.timeout = context.time_remaining()
     begin_span(gateway.tracer, call)
     code = grpc.StatusCode.CANCELLED  # what it is if neither an end nor an error comes
     try:

@@ -27,16 +27,12 @@ class ChatServicer(ChatServiceServicer):
         """Stream one answer; a client that cancels, cancels it upstream."""
         async with answering(context, self._gateway, route=_ROUTE, request_id=request.request_id) as call:
             request.request_id, request.tenant = call.request_id, call.tenant  # nobody chooses whose cache is used
-            async with aclosing(self._pieces(request, context.time_remaining())) as pieces:
+            async with aclosing(self._pieces(request)) as pieces:
                 async for piece in pieces:
                     yield piece
 
-    def _pieces(
-        self, request: GenerateRequest, time_remaining_s: float | None
-    ) -> AsyncGenerator[GenerateResponse, None]:
+    def _pieces(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse, None]:
         request.model = self._gateway.catalog.find_kind("chat", request.model).id
         if not request.sampling.HasField("seed"):
             request.sampling.seed = secrets.randbelow(SEED_LIMIT)
-        limit_s = self._gateway.settings.request_timeout_s
-        timeout_s = limit_s if time_remaining_s is None else min(limit_s, time_remaining_s)
-        return self._gateway.worker.generate(request, timeout_s=timeout_s)
+        return self._gateway.worker.generate(request, timeout_s=self._gateway.settings.request_timeout_s)

@@ -26,7 +26,7 @@ class EmbeddingServicer(EmbeddingServiceServicer):
     ) -> EmbedResponse:
         """Answer one vector per input, in order."""
         async with answering(context, self._gateway, route=_EMBED, request_id=request.request_id):
-            return await self._gateway.search.embed(request, time_remaining_s=context.time_remaining())
+            return await self._gateway.search.embed(request)
 
 
 class RerankServicer(RerankServiceServicer):
@@ -40,4 +40,4 @@ class RerankServicer(RerankServiceServicer):
     ) -> RerankResponse:
         """Answer one score per document, in order."""
         async with answering(context, self._gateway, route=_RERANK, request_id=request.request_id):
-            return await self._gateway.search.rerank(request, time_remaining_s=context.time_remaining())
+            return await self._gateway.search.rerank(request)

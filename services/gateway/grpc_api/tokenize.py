@@ -24,11 +24,11 @@ class TokenizeServicer(TokenizeServiceServicer):
     ) -> TokenizeResponse:
         """Answer the ids of a text or a conversation."""
         async with answering(context, self._gateway, route=_TOKENIZE, request_id=request.request_id):
-            return await self._gateway.search.tokenize(request, time_remaining_s=context.time_remaining())
+            return await self._gateway.search.tokenize(request)
 
     async def Detokenize(
         self, request: DetokenizeRequest, context: grpc.aio.ServicerContext[DetokenizeRequest, DetokenizeResponse]
     ) -> DetokenizeResponse:
         """Answer the text of ids."""
         async with answering(context, self._gateway, route=_DETOKENIZE, request_id=request.request_id):
-            return await self._gateway.search.detokenize(request, time_remaining_s=context.time_remaining())
+            return await self._gateway.search.detokenize(request)

@@ -1,4 +1,4 @@
-"""Decides which model a request for one answer goes to and how long it may take; both faces of the gateway ask here."""
+"""Decides which model a request for one answer goes to; both faces of the gateway ask here."""
 
 import asyncio
 import time
@@ -21,15 +21,15 @@ class Search:
         self._worker = worker
         self._timeout_s = timeout_s
 
-    async def embed(self, request: EmbedRequest, *, time_remaining_s: float | None = None) -> EmbedResponse:
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """One vector per input, in order. Raises MeshError."""
         self._address(request, "embed")
-        return await self._worker.embed(request, timeout_s=self._limit_s(time_remaining_s))
+        return await self._worker.embed(request, timeout_s=self._timeout_s)
 
-    async def rerank(self, request: RerankRequest, *, time_remaining_s: float | None = None) -> RerankResponse:
+    async def rerank(self, request: RerankRequest) -> RerankResponse:
         """One score per document, in order. Raises MeshError."""
         self._address(request, "rerank")
-        return await self._worker.rerank(request, timeout_s=self._limit_s(time_remaining_s))
+        return await self._worker.rerank(request, timeout_s=self._timeout_s)
 
     async def rerank_all(self, requests: Sequence[RerankRequest]) -> list[RerankResponse]:
         """The answers to requests of one client, in order, within the time of one. Raises the first MeshError."""
@@ -38,7 +38,8 @@ class Search:
 
         async def rerank(request: RerankRequest) -> RerankResponse:
             async with places:
-                return await self.rerank(request, time_remaining_s=max(end_s - time.monotonic(), 0))
+                self._address(request, "rerank")
+                return await self._worker.rerank(request, timeout_s=max(end_s - time.monotonic(), 0))
 
         tasks = [asyncio.create_task(rerank(request)) for request in requests]
         try:
@@ -47,21 +48,16 @@ class Search:
             for task in tasks:
                 task.cancel()
 
-    async def tokenize(self, request: TokenizeRequest, *, time_remaining_s: float | None = None) -> TokenizeResponse:
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
         """The ids that a chat model makes of a text or a conversation. Raises MeshError."""
         self._address(request, "chat")
-        return await self._worker.tokenize(request, timeout_s=self._limit_s(time_remaining_s))
+        return await self._worker.tokenize(request, timeout_s=self._timeout_s)
 
-    async def detokenize(
-        self, request: DetokenizeRequest, *, time_remaining_s: float | None = None
-    ) -> DetokenizeResponse:
+    async def detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
         """The text that ids are to a chat model. Raises MeshError."""
         self._address(request, "chat")
-        return await self._worker.detokenize(request, timeout_s=self._limit_s(time_remaining_s))
+        return await self._worker.detokenize(request, timeout_s=self._timeout_s)
 
     def _address(self, request: EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest, kind: Kind) -> None:
         request.model = self._catalog.find_kind(kind, request.model).id
         request.request_id = CURRENT.get().request_id
-
-    def _limit_s(self, time_remaining_s: float | None) -> float:
-        return self._timeout_s if time_remaining_s is None else min(self._timeout_s, time_remaining_s)

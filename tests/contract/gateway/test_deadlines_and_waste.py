@@ -9,9 +9,12 @@ import pytest
 
 from meshkit.errors import MeshError, Reason
 from meshkit.wire import encode_error
+from services.gateway.call import begin_call
 from services.gateway.upstream import triton
 from tests.contract.gateway.conftest import Mesh, metrics_hold, running_mesh
 from tests.fakes.triton import HELLO, ErrorText, Hold, Status, Vanish, last, piece, vectors
+from zhinao.chat.v1.chat_pb2 import GenerateRequest
+from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -30,6 +33,25 @@ async def test_a_longer_time_limit_than_the_gateways_changes_nothing(mesh: Mesh)
     await mesh.http.post(CHAT, json=BODY, headers={"x-request-timeout": "9999"})
 
     assert 29 < mesh.triton.request.timeout_s <= 30  # what is left of it
+
+
+@pytest.mark.parametrize(("given_s", "most_s"), [(2.5, 2.5), (9999, 30)])
+async def test_the_deadline_of_a_call_reaches_the_worker_within_the_gateways_own(
+    mesh: Mesh, given_s: float, most_s: float
+) -> None:
+    _ = [each async for each in ChatServiceStub(mesh.channel).Generate(GenerateRequest(text="hi"), timeout=given_s)]
+
+    assert most_s - 1 < mesh.triton.request.timeout_s <= most_s
+
+
+async def test_a_call_whose_time_is_over_asks_no_worker() -> None:
+    call = begin_call(None, None, None)
+    call.timeout = 1e-9
+
+    with pytest.raises(MeshError) as caught:
+        call.time_left_s()
+
+    assert caught.value.reason is Reason.DEADLINE
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
