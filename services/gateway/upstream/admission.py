@@ -43,9 +43,11 @@ class Admission:
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
-        with self._running(request, telemetry.CHAT):
+        told = _Told(self._metrics, request.model)
+        with told, self._running(request, telemetry.CHAT):
             async with aclosing(self._worker.generate(request, timeout_s=_limit_s(timeout_s))) as pieces:
-                async for piece in self._observed(request.model, pieces):
+                async for piece in pieces:
+                    told.note(piece)
                     yield piece
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
@@ -95,31 +97,6 @@ class Admission:
         """End what is still running with NOT_READY."""
         self._tasks.cut_off()
 
-    async def _observed(
-        self, model: str, pieces: AsyncGenerator[GenerateResponse, None]
-    ) -> AsyncGenerator[GenerateResponse, None]:
-        call = CURRENT.get()
-        begun_s = time.perf_counter()
-        num_tokens = 0
-        wasted: Reason | None = Reason.CLIENT_CANCELLED  # what it is if neither an end nor a failure comes
-        try:
-            async for piece in pieces:
-                if num_tokens == 0 and piece.token_ids:
-                    self._metrics.time_to_first_token.labels(model).observe(time.perf_counter() - begun_s)
-                num_tokens += len(piece.token_ids)
-                if piece.HasField("usage"):
-                    call.prompt_tokens = (call.prompt_tokens or 0) + piece.usage.prompt_tokens
-                    call.completion_tokens = (call.completion_tokens or 0) + piece.usage.completion_tokens
-                call.answered_s = time.perf_counter()
-                yield piece
-            wasted = None
-        except MeshError as error:
-            wasted = error.reason
-            raise
-        finally:
-            if wasted is not None and num_tokens:
-                self._metrics.wasted_tokens.labels(wasted).inc(num_tokens)
-
     def _check_open(self) -> None:
         if self._draining:
             raise leaving()
@@ -157,6 +134,36 @@ class Admission:
             raise
         finally:
             line.rate.end(time.perf_counter(), served=had_place)
+
+
+class _Told:
+    """Around one stream, and around what names its failure: what was told of it, and how much of that for nothing."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._call = CURRENT.get()
+        self._begun_s = time.perf_counter()
+        self._num_tokens = 0
+
+    def note(self, piece: GenerateResponse) -> None:
+        now_s = time.perf_counter()
+        if self._num_tokens == 0 and piece.token_ids:
+            self._metrics.time_to_first_token.labels(self._model).observe(now_s - self._begun_s)
+        self._num_tokens += len(piece.token_ids)
+        if piece.HasField("usage"):
+            self._call.prompt_tokens = (self._call.prompt_tokens or 0) + piece.usage.prompt_tokens
+            self._call.completion_tokens = (self._call.completion_tokens or 0) + piece.usage.completion_tokens
+        self._call.answered_s = now_s
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None or self._num_tokens == 0:
+            return
+        reason = error.reason if isinstance(error, MeshError) else Reason.CLIENT_CANCELLED
+        self._metrics.wasted_tokens.labels(reason).inc(self._num_tokens)
 
 
 def _limit_s(timeout_s: float) -> float:
