@@ -17,6 +17,7 @@ from services.gateway.tenancy.keys import Grant
 _SANE_ID: Final = re.compile(r"[!-~]{1,128}")
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _SECONDS: Final = re.compile(r"\d{1,6}(\.\d{1,6})?")
+PROBES: Final = frozenset({"/health", "/ready", "/serving", "/metrics"})  # asked all the time, by machines
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 

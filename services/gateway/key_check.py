@@ -5,10 +5,9 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.call import CURRENT
+from services.gateway.call import CURRENT, PROBES
 from services.gateway.tenancy.tenancy import Tenancy
 
-_OPEN: Final = frozenset({"/health", "/ready", "/serving", "/metrics"})  # for probes and operators
 _READABLE: Final = frozenset({"/openapi.json", "/docs"})  # the same for everybody, as are the assets of /docs
 
 
@@ -27,4 +26,4 @@ class KeyCheck:
 
 
 def _is_open(path: str) -> bool:
-    return path in _OPEN or path in _READABLE or path.startswith("/docs/")
+    return path in PROBES or path in _READABLE or path.startswith("/docs/")

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.gateway.call import Call
+from services.gateway.call import PROBES, Call
 
 log = logging.getLogger("services.gateway.requests")
 
@@ -69,4 +69,5 @@ class Metrics:
             "prompt_tokens": call.prompt_tokens,
             "completion_tokens": call.completion_tokens,
         }
-        log.info("request ended", extra={"fields": fields})
+        level = logging.DEBUG if route in PROBES else logging.INFO
+        log.log(level, "request ended", extra={"fields": fields})

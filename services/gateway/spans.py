@@ -10,10 +10,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from meshkit import telemetry
-from services.gateway.call import Call
+from services.gateway.call import PROBES, Call
 
 _CONTEXT: Final = TraceContextTextMapPropagator()
-_PROBES: Final = ("/health", "/ready", "/serving", "/metrics")  # asked all the time, by machines
 _FAULTS: Final = (  # OpenTelemetry's list of the codes that are a server's failure
     StatusCode.UNKNOWN,
     StatusCode.DEADLINE_EXCEEDED,
@@ -26,7 +25,7 @@ _FAULTS: Final = (  # OpenTelemetry's list of the codes that are a server's fail
 
 def begin_span(tracer: Tracer, call: Call, path: str = "") -> None:
     """Go on with the client's trace, or begin one; what is asked of workers for this call becomes part of it."""
-    if isinstance(tracer, NoOpTracer) or path in _PROBES:
+    if isinstance(tracer, NoOpTracer) or path in PROBES:
         return
     carrier = {} if call.traceparent is None else {"traceparent": call.traceparent}
     call.span = tracer.start_span("request", _CONTEXT.extract(carrier), SpanKind.SERVER)

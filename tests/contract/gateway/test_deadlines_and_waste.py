@@ -158,3 +158,12 @@ async def test_the_log_line_names_the_trace(mesh: Mesh, caplog: pytest.LogCaptur
 
     (record,) = [record for record in caplog.records if record.name == "services.gateway.requests"]
     assert record.__dict__["fields"]["trace_id"] == TRACE_ID
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/serving", "/metrics"])
+async def test_probes_are_logged_only_in_detail(mesh: Mesh, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    caplog.set_level(logging.DEBUG, logger="services")
+
+    await mesh.http.get(path)
+
+    assert [record.levelno for record in caplog.records if record.message == "request ended"] == [logging.DEBUG]
