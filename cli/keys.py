@@ -14,6 +14,7 @@ import typer
 from cli.failures import UsageFailure
 from cli.tables import open_console, table_for
 from mesh.failure import MeshFailure
+from mesh.plan import load_plan
 from mesh.state import StateFolder
 from services.gateway.tenancy.keys import Key, Limits
 from services.gateway.tenancy.store import Store
@@ -24,11 +25,14 @@ _OWN_KEY: Final = "zhinao-up"  # what `zhinao up` asks its first questions with;
 
 
 def create_key(state: StateFolder, name: str, tenant: str | None, limits: Limits) -> None:
-    """Make a key and print its secret, this once."""
+    """Make a key and print its secret, this once; and say so where a mesh runs that does not ask for it."""
     with _store(state) as store:
         key, secret = store.create_key(name, tenant or name, limits)
     typer.echo(f"key {key.name!r} of tenant {key.tenant!r}; its secret is shown this once:", err=True)
     typer.echo(secret)
+    plan = load_plan(state.plan)
+    if plan is not None and plan.options.database_url is None:
+        typer.echo(f"{plan.edge} still serves whoever comes: it asks for keys from the next `zhinao up` on", err=True)
 
 
 def list_keys(state: StateFolder, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from cli.failures import UsageFailure
 from cli.keys import DATABASE_VARIABLE, choose_database, own_key
 from cli.main import app
+from mesh.plan import Options, Plan, save_plan
 from mesh.state import StateFolder
 from services.gateway.tenancy.keys import hash_secret
 from services.gateway.tenancy.store import Store
@@ -99,3 +100,18 @@ def test_the_key_of_a_start_works_only_while_it_lasts(tmp_path: Path) -> None:
         found = store.find_key(hash_secret(secret))
         assert found is not None and found.revoked_at is not None
         store.close()
+
+
+@pytest.mark.parametrize("database_url", [None, "sqlite:///keys"])
+def test_a_key_of_a_mesh_that_runs_without_keys_says_that_it_is_not_asked_for_yet(
+    state: StateFolder, database_url: str | None
+) -> None:
+    state.runtime.mkdir(parents=True)
+    (state.path / "lock").touch()
+    options = Options("127.0.0.1", 8360, (), {}, None, database_url=database_url)
+    save_plan(Plan(options, "http://edge", "127.0.0.1:1", ()), state.plan)
+
+    result = CliRunner().invoke(app, ["keys", "create", "acme", "--state", str(state.path)])
+
+    assert ("http://edge still serves whoever comes" in result.stderr) is (database_url is None)
+    assert len(result.stdout.split()) == 1
