@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 import typer
@@ -39,8 +39,22 @@ def watch_status(state: StateFolder) -> None:
     """Show the status in place until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False) as live:
         while True:
-            live.update(_table(mesh_status(state), live.console), refresh=True)
+            live.update(_fitting_table(mesh_status(state), live.console), refresh=True)
             time.sleep(EVERY_S)
+
+
+def _fitting_table(found: MeshStatus, console: Console) -> Table:
+    """As many parts as the terminal is high, first those that are not ready; below is said that there are more."""
+    parts = sorted(found.parts, key=lambda part: part.state == "ready")
+    table = _table(found, console)
+    for num_shown in range(len(parts) - 1, 0, -1):
+        if len(console.render_lines(table, pad=False)) <= console.height:
+            break
+        table = _table(replace(found, parts=tuple(parts[:num_shown])), console)
+        more = f"in a higher terminal: all {len(parts)} parts"
+        table.caption = f"{table.caption}; {more}" if table.caption else more
+        table.caption_justify = "left"
+    return table
 
 
 def _table(found: MeshStatus, console: Console) -> Table:

@@ -96,6 +96,31 @@ def test_scripts_get_every_field(show: Show) -> None:
     assert (worker["threads"], worker["serving"]) == (4, True)
 
 
+def test_a_watch_in_a_low_terminal_shows_first_what_is_not_ready_and_says_that_there_is_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    be_a_terminal(monkeypatch, width=120)
+    monkeypatch.setenv("LINES", "8")
+    parts = [replace(WORKER, name=f"chat-{number}") for number in range(20)]
+    parts[19] = replace(parts[19], state="failed")
+    looks = iter([replace(MESH, parts=tuple(parts))])
+
+    def look(_state: StateFolder) -> MeshStatus:
+        if (found := next(looks, None)) is None:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(shown, "mesh_status", look)
+    monkeypatch.setattr(shown, "EVERY_S", 0)
+
+    shown.watch_status(StateFolder(tmp_path))
+
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out).splitlines()
+    names = [line.split()[0] for line in lines if "chat-" in line]
+    assert names == ["chat-19", "chat-0", "chat-1", "chat-2", "chat-3"]
+    assert any("in a higher terminal: all 20 parts" in line for line in lines)
+
+
 def test_a_watch_shows_it_again_and_again_until_it_is_interrupted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
