@@ -41,7 +41,7 @@ async def test_the_deadline_of_a_call_reaches_the_worker_within_the_gateways_own
 ) -> None:
     _ = [each async for each in ChatServiceStub(mesh.channel).Generate(GenerateRequest(text="hi"), timeout=given_s)]
 
-    assert most_s - 1 < mesh.triton.request.timeout_s <= most_s
+    assert most_s - 1 < mesh.triton.request.timeout_s < most_s + 0.1  # gRPC rounds deadlines up
 
 
 async def test_a_call_whose_time_is_over_asks_no_worker() -> None:
