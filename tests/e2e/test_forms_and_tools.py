@@ -9,6 +9,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
+from modelkit.tokenizer import load_tokenizer
 from tests.e2e.conftest import Mesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -136,9 +137,33 @@ def test_result_of_a_call_goes_back_and_is_answered(client: openai.OpenAI) -> No
     assert second.message.tool_calls is None
 
 
-def test_functions_that_may_be_called_leave_the_answer_free(client: openai.OpenAI) -> None:
-    choice = client.chat.completions.create(
-        model="zhinao-chat", messages=QUESTION, tools=TOOLS, max_tokens=48, temperature=0
-    ).choices[0]
+@pytest.mark.parametrize("cities", [["Rome"], ["Rome", "北京"]])
+def test_calls_in_a_free_answer_are_told_apart_from_its_text_streamed_and_whole(
+    client: openai.OpenAI, mesh: Mesh, cities: list[str]
+) -> None:
+    """The form leaves only this answer once the bias has chosen its first token; the calls in it are nobody's order."""
+    says = "Let me look."
+    calls = [
+        f'<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>' for city in cities
+    ]
+    first = load_tokenizer(mesh.checkpoints["zhinao-chat"]).encode(says)[0]
+    asked: dict[str, Any] = {
+        "model": "zhinao-chat",
+        "messages": QUESTION,
+        "tools": TOOLS,
+        "tool_choice": "auto",
+        "temperature": 0,
+        "logit_bias": {str(first): 100},
+        "extra_body": {"structured_outputs": {"choice": ["\n".join([says, *calls])]}},
+    }
 
-    assert choice.message.content or choice.message.tool_calls
+    whole = client.chat.completions.create(**asked).choices[0]
+    with client.chat.completions.stream(**asked) as stream:
+        streamed = stream.get_final_completion().choices[0]
+
+    for choice in (whole, streamed):
+        assert choice.finish_reason == "tool_calls"
+        assert str(choice.message.content).strip() == says
+        found = [call for call in choice.message.tool_calls or () if call.type == "function"]
+        assert [call.function.name for call in found] == ["get_weather"] * len(cities)
+        assert [json.loads(call.function.arguments) for call in found] == [{"city": city} for city in cities]
