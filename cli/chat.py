@@ -19,7 +19,7 @@ from mesh.failure import MeshFailure
 def chat(url: str, model: str | None, system: str | None) -> None:
     """Chat until the person leaves; exit code 1 if a script's line failed. Raises MeshFailure if nothing answers."""
     client = open_client(url)
-    served = OpenAIModel(client, model or first_model(client, url))
+    served = OpenAIModel(client, model or first_chat_model(client, url))
     interactive = sys.stdin.isatty()
     if interactive:
         typer.echo(f"{served.name} at {url}; /help lists the commands")
@@ -58,15 +58,18 @@ class OpenAIModel:
             raise AnswerFailure(one_line(error)) from error
 
 
-def first_model(client: openai.OpenAI, url: str) -> str:
-    """Id of the first model served. Raises MeshFailure if the server cannot be asked or serves none."""
+def first_chat_model(client: openai.OpenAI, url: str) -> str:
+    """Id of the first model that can chat; other servers do not tell kinds, and then it is the first of all.
+
+    Raises MeshFailure if the server cannot be asked or serves none.
+    """
     try:
         with told_failures(url):
-            served = [model.id for model in client.models.list()]
+            served = [model.id for model in client.models.list() if getattr(model, "kind", "chat") == "chat"]
     except AttributeError as error:  # how the client takes a page that is no JSON
         raise MeshFailure(f"{url} answers, but not as an OpenAI-compatible server does") from error
     if not served:
-        raise MeshFailure(f"{url} serves no model")
+        raise MeshFailure(f"{url} serves no chat model")
     return served[0]
 
 

@@ -1,5 +1,6 @@
 """Joins the commands that use a mesh with the official OpenAI client, and puts its failures into one line."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import cast
@@ -10,8 +11,12 @@ from mesh.failure import MeshFailure
 
 
 def open_client(url: str) -> openai.OpenAI:
-    """A client of the mesh whose edge is at that address; it connects with the first call."""
-    return openai.OpenAI(base_url=url.rstrip("/") + "/v1", api_key="none", max_retries=0)
+    """A client of the mesh at that address, with or without the /v1 of base URLs; it connects with the first call.
+
+    Its key is $OPENAI_API_KEY's; a mesh that asks for none takes any.
+    """
+    address = url.rstrip("/").removesuffix("/v1") + "/v1"
+    return openai.OpenAI(base_url=address, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=0)
 
 
 @contextmanager

@@ -142,7 +142,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 app.command()(plan)
 
-UrlOption = Annotated[str, typer.Option(help="Edge of a mesh, or any server of the same API.")]
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        envvar="OPENAI_BASE_URL", help="Edge of a mesh, or any server of the same API; the key is $OPENAI_API_KEY's."
+    ),
+]
 FileOption = Annotated[
     Path | None, typer.Option("--file", "-f", help="File with one text on each line; - is standard input.")
 ]
@@ -151,7 +156,7 @@ FileOption = Annotated[
 @app.command()
 def chat(
     url: UrlOption = EDGE,
-    model: Annotated[str | None, typer.Option(help="Served model id; default: the first one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Served model id; default: the first chat model.")] = None,
     system: Annotated[str | None, typer.Option(help="System text of the conversation.")] = None,
 ) -> None:
     """Chat in the terminal; without a terminal, answer each line of standard input."""

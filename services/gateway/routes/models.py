@@ -26,4 +26,4 @@ async def retrieve_model(model_id: str, gateway: GatewayDep) -> ModelBody:
 
 
 def _to_body(model: ServedModel, started_s: int) -> ModelBody:
-    return {"id": model.id, "object": "model", "created": started_s, "owned_by": "zhinao-mesh"}
+    return {"id": model.id, "object": "model", "created": started_s, "owned_by": "zhinao-mesh", "kind": model.kind}

@@ -202,6 +202,7 @@ async def test_models_are_listed_and_found_by_ids_with_slashes(mesh: Mesh) -> No
 
     assert listed == ["zhinao-chat", "qihoo360/small", "zhinao-embed", "zhinao-rerank"]
     assert (one.id, one.object, one.owned_by) == ("qihoo360/small", "model", "zhinao-mesh")
+    assert one.model_extra == {"kind": "chat"}
 
 
 async def test_each_model_is_called_by_its_own_id(mesh: Mesh) -> None:

@@ -11,7 +11,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from cli.chat import OpenAIModel, first_model, pipe, prompt_session
+from cli.chat import OpenAIModel, first_chat_model, pipe, prompt_session
 from cli.chat_loop import AnswerFailure
 from cli.conversation import Turn
 from mesh.failure import MeshFailure
@@ -35,6 +35,15 @@ def sse(*events: object) -> httpx2.Response:
 
 def piece(text: str) -> object:
     return {"id": "1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}
+
+
+def listing(*kinds: str | None) -> httpx2.Response:
+    """Models called a, b, …; None: of a server that does not tell kinds."""
+    data = [
+        {"id": name, "object": "model"} | ({} if kind is None else {"kind": kind})
+        for name, kind in zip("abc", kinds, strict=False)
+    ]
+    return httpx2.Response(200, json={"object": "list", "data": data})
 
 
 def test_enter_sends() -> None:
@@ -104,17 +113,21 @@ def test_a_servers_error_is_its_message_in_one_line(response: httpx2.Response, l
     assert str(failure.value) == line
 
 
-def test_the_first_served_model_is_the_default() -> None:
-    listing = {"object": "list", "data": [{"id": "a", "object": "model"}, {"id": "b", "object": "model"}]}
+@pytest.mark.parametrize(("kinds", "first"), [(("chat", "chat"), "a"), (("embed", "chat"), "b"), ((None, None), "a")])
+def test_the_first_model_that_can_chat_is_the_default(kinds: tuple[str | None, ...], first: str) -> None:
+    assert first_chat_model(client(lambda _request: listing(*kinds)), "http://mesh") == first
 
-    assert first_model(client(lambda _request: httpx2.Response(200, json=listing)), "http://mesh") == "a"
+
+def test_a_mesh_without_a_chat_model_is_called_so() -> None:
+    with pytest.raises(MeshFailure, match="http://mesh serves no chat model"):
+        first_chat_model(client(lambda _request: listing("embed", "rerank")), "http://mesh")
 
 
 def test_a_server_of_something_else_is_called_so() -> None:
     page = httpx2.Response(200, text="<html>", headers={"content-type": "text/html"})
 
     with pytest.raises(MeshFailure, match="http://mesh answers, but not as an OpenAI"):
-        first_model(client(lambda _request: page), "http://mesh")
+        first_chat_model(client(lambda _request: page), "http://mesh")
 
 
 def test_no_mesh_is_said_with_the_way_to_start_one() -> None:
@@ -122,4 +135,4 @@ def test_no_mesh_is_said_with_the_way_to_start_one() -> None:
         raise httpx2.ConnectError("refused", request=request)
 
     with pytest.raises(MeshFailure, match=r"http://mesh does not answer.*zhinao up"):
-        first_model(client(refuse), "http://mesh")
+        first_chat_model(client(refuse), "http://mesh")
