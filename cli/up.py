@@ -46,7 +46,7 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
     with state.lock():
         running = running_plan(state)
         if running is not None:
-            _check_same(running.options, options, state)
+            check_same(running.options, options, state)
             typer.echo("the mesh is up already")
             with own_key(database_url) as key:
                 paths = {model.id: first_answer(running.edge, model, key=key) for model in models}
@@ -106,9 +106,17 @@ def _bring_down_quietly(state: StateFolder) -> None:
     bring_down(state, lambda _: None)
 
 
-def _check_same(running: Options, wanted: Options, state: StateFolder) -> None:
+def check_same(running: Options, wanted: Options, state: StateFolder) -> None:
+    """Raise MeshFailure if the mesh that runs is not the one that is wanted."""
     runs, wants = asdict(running), asdict(wanted)
-    differences = [f"{name} is {runs[name]!r}, not {wants[name]!r}" for name in runs if runs[name] != wants[name]]
+    # the URL of the database may hold a password
+    differences = [
+        "database of keys is not the same"
+        if name == "database_url"
+        else f"{name} is {runs[name]!r}, not {wants[name]!r}"
+        for name in runs
+        if runs[name] != wants[name]
+    ]
     if differences:
         raise MeshFailure(
             f"another mesh runs in {state.path}: its {'; its '.join(differences)}. "
@@ -122,7 +130,8 @@ def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:
     typer.echo(f"  logs           {state.logs}")
     if plan.options.database_url is None:
         typer.echo(
-            f"  KEYS           NONE: whoever reaches {plan.edge} is served; zhinao keys create NAME, then up again"
+            f"  KEYS           NONE: whoever reaches {plan.edge} is served. "
+            "To ask for keys: zhinao keys create NAME, zhinao down, and up again"
         )
     else:
         typer.echo("  keys           needed: zhinao keys create NAME makes one")

@@ -119,5 +119,7 @@ def load_plan(path: Path) -> Plan | None:
         return None
     try:
         return _PLAN.validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise MeshFailure(f"{path} is of another version; zhinao down --state {path.parents[1]} clears it") from error
+    except ValidationError:
+        raise MeshFailure(
+            f"{path} is of another version; zhinao down --state {path.parents[1]} clears it"
+        ) from None  # its text holds values

@@ -100,11 +100,11 @@ class StateFolder:
         return Path(tempfile.gettempdir()) / f"zhinao-{os.getuid()}-{self.key}" / "supervisor.sock"
 
     def make(self) -> None:
-        """Create the folders, without old logs. Raises MeshFailure if the socket's folder is another user's."""
+        """Create the folders, private ones, without old logs. Raises MeshFailure if the socket's is another user's."""
         if self.logs.exists():
             shutil.rmtree(self.logs)
-        for folder in (self.runtime, self.endpoints, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.runtime, self.endpoints, self.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket.parent.mkdir(mode=0o700, exist_ok=True)
         if self.socket.parent.stat().st_uid != os.getuid():
             raise MeshFailure(f"{self.socket.parent} belongs to another user; give a shorter --state")
@@ -116,7 +116,7 @@ class StateFolder:
 
     def claim(self) -> None:
         """Make the folder a mesh's. Raises MeshFailure if it holds somebody else's files."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(self.path.iterdir()) and not (self.path / "lock").is_file():
             raise MeshFailure(f"{self.path} holds files that are no mesh's; give --state a new or an empty folder")
         (self.path / "lock").touch()

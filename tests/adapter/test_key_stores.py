@@ -65,6 +65,15 @@ def test_a_name_too_long_for_the_database_is_refused(store: Store, what: str) ->
         store.create_key(**names, limits=LIMITS)
 
 
+@pytest.mark.parametrize("url", ["postgresql://mesh:p@s3cret:w0rd@host/keys", "s3cret:w0rd"])
+def test_what_is_no_url_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(StoreFailure, match="no database's URL") as failure:
+        Store.open(url)
+
+    assert "s3cret" not in str(failure.value) and "w0rd" not in str(failure.value)
+    assert failure.value.__suppress_context__
+
+
 def test_many_gateways_may_open_one_new_database_at_once() -> None:
     with running_postgres() as url, ThreadPoolExecutor(8) as threads:
         for store in threads.map(Store.open, [url] * 8):

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from services.gateway.tenancy.keys import Key, Limits, hash_secret, new_secret
@@ -150,7 +150,12 @@ class Store:
 
 
 def _engine(url: str) -> Engine:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # the text of the latter may hold a part of the password
+        raise StoreFailure(
+            "this is no database's URL; in its password @, : and / are written %40, %3A and %2F"
+        ) from None
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).touch(mode=0o600)

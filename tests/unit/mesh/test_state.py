@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mesh.failure import MeshFailure
+from mesh.files import write_atomically
 from mesh.state import SOCKET_PATH_LIMIT, StateFolder, default_state_folder
 
 
@@ -24,6 +25,18 @@ def test_a_path_too_long_for_a_socket_gets_one_elsewhere_for_this_user_only(tmp_
     assert state.socket.parent.stat().st_mode & 0o777 == 0o700
     state.clear()
     assert not state.socket.parent.exists()
+
+
+def test_other_users_read_nothing_of_a_mesh(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "mesh")
+
+    with state.lock():
+        state.make()
+    write_atomically(state.plan, b"{}")
+
+    folders = (state.path, state.runtime, state.endpoints, state.logs)
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+    assert state.plan.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_folders_never_share_names_outside_themselves(tmp_path: Path) -> None:

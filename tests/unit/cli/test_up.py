@@ -1,0 +1,32 @@
+"""What `zhinao up` says of a mesh that runs already."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli.up import check_same
+from mesh.failure import MeshFailure
+from mesh.plan import Options
+from mesh.state import StateFolder
+
+OPTIONS = Options(host="127.0.0.1", port=8360, models=(), dtypes={}, max_model_len=None)
+
+
+def test_the_same_options_are_the_same_mesh(tmp_path: Path) -> None:
+    check_same(OPTIONS, replace(OPTIONS), StateFolder(tmp_path))
+
+
+def test_what_differs_is_named_with_both_values(tmp_path: Path) -> None:
+    with pytest.raises(MeshFailure, match="its port is 8360, not 8400"):
+        check_same(OPTIONS, replace(OPTIONS, port=8400), StateFolder(tmp_path))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_database_is_named_without_its_password(tmp_path: Path, swapped: bool) -> None:
+    pair = OPTIONS, replace(OPTIONS, database_url="postgresql://mesh:s3cret@db/keys")
+
+    with pytest.raises(MeshFailure, match="its database of keys is not the same") as failure:
+        check_same(*(reversed(pair) if swapped else pair), StateFolder(tmp_path))
+
+    assert "s3cret" not in str(failure.value)
