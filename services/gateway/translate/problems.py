@@ -7,6 +7,7 @@ from typing import Final, NotRequired, TypedDict
 from meshkit.errors import MeshError, Reason
 from services.gateway.openai.fields import UNSUPPORTED
 
+_NO_OBJECT: Final = frozenset({"missing", "model_attributes_type"})  # what pydantic says of a body that is none
 _LONGEST_ECHO: Final = 60  # characters of a bad value that are shown
 
 
@@ -27,7 +28,9 @@ def to_mesh_error(problem: Problem) -> MeshError:
         return _invalid(f"the body is not valid JSON at character {problem['loc'][-1]}", None, "invalid_json")
     param = to_param(problem["loc"][1:])
     if param is None:
-        return _invalid("the body must be a JSON object", None, "invalid_type")
+        if kind in _NO_OBJECT:
+            return _invalid("the body must be a JSON object", None, "invalid_type")
+        return _invalid(f"the body {problem['msg']}", None, "invalid_value")
     if kind == "missing":
         return _invalid(f"{param} is required", param, "missing_required_parameter")
     sentence = f"{param} {_predicate(problem)}"

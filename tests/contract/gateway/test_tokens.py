@@ -24,6 +24,14 @@ async def test_a_text_is_tokenised(mesh: Mesh) -> None:
     assert (received.triton_model, received.operation) == ("chat", "tokenize")
 
 
+@pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "hi"}]}])
+async def test_neither_or_both_of_prompt_and_messages_are_refused_by_name(mesh: Mesh, body: dict[str, object]) -> None:
+    answer = await mesh.http.post("/tokenize", json=body)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "the body must hold either prompt or messages"
+
+
 async def test_a_conversation_is_tokenised(mesh: Mesh) -> None:
     mesh.triton.script = [TOKENS]
     body = {"messages": [{"role": "user", "content": "hi"}], "add_special_tokens": False, "model": "qihoo360/small"}
