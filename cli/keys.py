@@ -17,17 +17,16 @@ from mesh.failure import MeshFailure
 from mesh.plan import load_plan
 from mesh.state import StateFolder
 from services.gateway.tenancy.keys import Key, Limits
-from services.gateway.tenancy.store import Store
+from services.gateway.tenancy.store import OWN_NAME, Store
 from services.gateway.tenancy.uses import StoreFailure
 
 DATABASE_VARIABLE: Final = "GATEWAY_DATABASE_URL"
-_OWN_KEY: Final = "zhinao-up"  # what `zhinao up` asks its first questions with; revoked once they are answered
 
 
 def create_key(state: StateFolder, name: str, tenant: str | None, limits: Limits) -> None:
     """Make a key and print its secret, this once; and say so where a mesh runs that does not ask for it."""
     with _store(state) as store:
-        key, secret = store.create_key(name, tenant or name, limits)
+        key, secret = store.create_key(name, name if tenant is None else tenant, limits)
     typer.echo(f"key {key.name!r} of tenant {key.tenant!r}; its secret is shown this once:", err=True)
     typer.echo(secret)
     plan = load_plan(state.plan)
@@ -37,8 +36,7 @@ def create_key(state: StateFolder, name: str, tenant: str | None, limits: Limits
 
 def list_keys(state: StateFolder, as_json: bool) -> None:
     """Print all keys, without their secrets."""
-    with _store(state) as store:
-        keys = store.list_keys()
+    keys = _made_keys(state)
     if as_json:
         for key in keys:
             typer.echo(json.dumps(asdict(key), default=str))
@@ -84,7 +82,7 @@ def choose_database(state: StateFolder, host: str, *, insecure_no_keys: bool) ->
         if url:
             raise UsageFailure(f"--insecure-no-keys contradicts {DATABASE_VARIABLE}; unset one of them")
         return None
-    if url or (state.database.exists() and _has_keys(state)):
+    if url or (state.database.exists() and _made_keys(state)):
         return url or _own_url(state)
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
         raise UsageFailure(
@@ -100,7 +98,7 @@ def own_key(database_url: str | None) -> Generator[str | None]:
     if database_url is None:
         yield None
         return
-    with _failures(), closing(Store.open(database_url)) as store, store.lent_key(_OWN_KEY) as secret:
+    with _failures(), closing(Store.open(database_url)) as store, store.lent_key() as secret:
         yield secret
 
 
@@ -112,9 +110,10 @@ def _key_cells(key: Key) -> list[str]:
     return [key.name, key.tenant, state, models, *("-" if count is None else str(count) for count in counts)]
 
 
-def _has_keys(state: StateFolder) -> bool:
+def _made_keys(state: StateFolder) -> list[Key]:
+    """All but the one of `zhinao up`."""
     with _store(state) as store:
-        return bool(store.list_keys())
+        return [key for key in store.list_keys() if key.name != OWN_NAME]
 
 
 def _own_url(state: StateFolder) -> str:

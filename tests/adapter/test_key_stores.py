@@ -58,10 +58,11 @@ def test_a_key_is_found_as_it_was_made(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["name", "tenant"])
-def test_a_name_too_long_for_the_database_is_refused(store: Store, what: str) -> None:
-    names = {"name": "long", "tenant": "t", what: "x" * 129}
+@pytest.mark.parametrize("name", ["", "  ", "x" * 129])
+def test_a_name_that_is_empty_or_too_long_for_the_database_is_refused(store: Store, what: str, name: str) -> None:
+    names = {"name": "good", "tenant": "t", what: name}
 
-    with pytest.raises(StoreFailure, match=f"the {what} has 129 characters, the limit is 128"):
+    with pytest.raises(StoreFailure, match=f"the {what} has {len(name.strip())} characters; it must have 1 to 128"):
         store.create_key(**names, limits=LIMITS)
 
 

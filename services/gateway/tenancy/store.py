@@ -19,6 +19,7 @@ from services.gateway.tenancy.keys import Key, Limits, hash_secret, new_secret
 from services.gateway.tenancy.schema import NAME_LENGTH, KeyRow, UsageRow
 from services.gateway.tenancy.uses import Slot, StoreFailure, Use
 
+OWN_NAME: Final = "zhinao-up"  # of the key that `zhinao up` asks its first questions with
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 8360  # any number that all gateways agree on
 _WAIT_S: Final = 2  # for a connection, an answer, another writer
@@ -43,10 +44,20 @@ class Store:
         self._engine.dispose()
 
     def create_key(self, name: str, tenant: str, limits: Limits) -> tuple[Key, str]:
-        """Make a key; its secret is returned here and nowhere else. StoreFailure if a name is taken or too long."""
+        """Make a key; its secret is returned here and nowhere else.
+
+        Raises StoreFailure if a name is empty or too long, or the key's taken or the one of `zhinao up`.
+        """
         for what, given in (("name", name), ("tenant", tenant)):
-            if len(given) > NAME_LENGTH:
-                raise StoreFailure(f"the {what} has {len(given)} characters, the limit is {NAME_LENGTH}")
+            if not given.strip() or len(given) > NAME_LENGTH:
+                raise StoreFailure(f"the {what} has {len(given.strip())} characters; it must have 1 to {NAME_LENGTH}")
+        if name == OWN_NAME:
+            raise StoreFailure(
+                f"{OWN_NAME!r} is the key with which zhinao up asks its first questions; choose another name"
+            )
+        return self._add_key(name, tenant, limits)
+
+    def _add_key(self, name: str, tenant: str, limits: Limits) -> tuple[Key, str]:
         secret = new_secret()
         key = Key(secrets.token_hex(6), name, tenant, limits, created_at=datetime.now(UTC))
         row = KeyRow(
@@ -65,19 +76,19 @@ class Store:
         return key, secret
 
     @contextmanager
-    def lent_key(self, name: str) -> Generator[str]:
-        """A key of that name that works, whatever the one before it was, until the end of the block; its secret."""
+    def lent_key(self) -> Generator[str]:
+        """A key called OWN_NAME that works, whatever the one before it was, until the end of the block; its secret."""
         secret = new_secret()
         with _failures(), self._session() as session:
-            row = session.scalar(select(KeyRow).where(KeyRow.name == name))
+            row = session.scalar(select(KeyRow).where(KeyRow.name == OWN_NAME))
             if row is not None:
                 row.secret_sha256, row.revoked_at = hash_secret(secret), None
         if row is None:
-            secret = self.create_key(name, name, Limits())[1]
+            secret = self._add_key(OWN_NAME, OWN_NAME, Limits())[1]
         try:
             yield secret
         finally:
-            self.revoke_key(name)
+            self.revoke_key(OWN_NAME)
 
     def list_keys(self) -> list[Key]:
         """All keys ever made, oldest first."""

@@ -89,6 +89,16 @@ def test_no_keys_and_a_database_of_keys_contradict_each_other(
         choose_database(state, "127.0.0.1", insecure_no_keys=True)
 
 
+def test_the_name_of_the_own_key_is_nobody_elses_and_stays_out_of_the_list(state: StateFolder) -> None:
+    zhinao(state, "keys", "create", "acme")
+
+    with own_key(f"sqlite:///{state.database}"):
+        zhinao(state, "keys", "create", "zhinao-up", code=1)
+        (line,) = zhinao(state, "keys", "list", "--json").splitlines()
+
+    assert json.loads(line)["name"] == "acme"
+
+
 def test_the_key_of_a_start_works_only_while_it_lasts(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/keys.sqlite3"
     for _ in range(2):  # the second start renews it
