@@ -76,18 +76,19 @@ class Message(Part):
     content: Annotated[
         list[TextPart],
         BeforeValidator(_to_parts, json_schema_input_type=str | list[TextPart] | None),
-        Field(description="Null only beside `tool_calls`."),
+        Field(description="Null only of the assistant's: it called functions, or was cut short in its thinking."),
     ]
     function_call: Annotated[object, only(None)] = None  # given up by OpenAI for tool_calls
     audio: Annotated[object, only(None)] = None
 
     @model_validator(mode="before")
     @classmethod
-    def _calls_need_no_content(cls, turn: object) -> object:
+    def _assistant_may_have_said_nothing(cls, turn: object) -> object:
         if not isinstance(turn, dict):
             return turn
         fields = cast("dict[str, object]", turn)
-        return {**fields, "content": []} if fields.get("tool_calls") and fields.get("content") is None else fields
+        is_silent = fields.get("role") == "assistant" and fields.get("content") is None
+        return {**fields, "content": []} if is_silent else fields
 
     @field_validator("tool_calls")
     @classmethod

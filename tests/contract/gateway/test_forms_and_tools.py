@@ -9,8 +9,10 @@ from tests.contract.gateway.conftest import Mesh
 from tests.contract.gateway.refusals import CHAT, USER, chat, check
 from tests.fakes.triton import last, piece
 from zhinao.chat.v1.chat_pb2 import (
+    FINISH_REASON_LENGTH,
     FINISH_REASON_TOOL_CALLS,
     ROLE_TOOL,
+    GenerateRequest,
     GenerateResponse,
     OutputFormat,
     ToolCallDelta,
@@ -83,6 +85,19 @@ async def test_choice_is_passed_on_from_text_completions_too(mesh: Mesh) -> None
 
     assert completion.choices[0].text == "Hello!"
     assert list(mesh.triton.request.format.choice.texts) == ["yes", "no"]
+
+
+async def test_an_answer_that_was_cut_short_in_its_thinking_is_history_as_it_came(mesh: Mesh) -> None:
+    mesh.triton.script = [GenerateResponse(reasoning="Hm", token_ids=[7]), last(reason=FINISH_REASON_LENGTH)]
+    cut = await mesh.openai.chat.completions.create(model="zhinao-chat", messages=[USER])
+    said = cut.choices[0].message.model_dump(exclude_unset=True)
+
+    await mesh.openai.chat.completions.create(model="zhinao-chat", messages=[USER, said, USER])
+
+    assert said["content"] is None
+    sent = mesh.triton.received[-1].request
+    assert isinstance(sent, GenerateRequest)
+    assert [turn.content for turn in sent.chat.messages] == ["hi", "", "hi"]
 
 
 async def test_functions_and_history_are_passed_on(mesh: Mesh) -> None:
@@ -232,7 +247,7 @@ async def test_calls_are_put_together_by_the_clients_own_stream_helper(mesh: Mes
             "messages[0].tool_calls",
             "invalid_value",
         ),
-        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "invalid_type"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "invalid_type"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
             "messages[0].tool_calls[0].id",
