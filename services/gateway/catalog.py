@@ -1,6 +1,6 @@
 """Decides which served model a request means; knows nothing of how a model is reached."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,13 +32,18 @@ class Catalog:
                 return model
         raise _not_found(f"the model {model_id!r:.80} does not exist; GET /v1/models lists those that do")
 
-    def find_kind(self, kind: Kind, model_id: str | None) -> ServedModel:
-        """The model of that kind that a request names, or the first when it names none; MODEL_NOT_FOUND otherwise."""
+    def find_kind(
+        self, kind: Kind, model_id: str | None, may_use: Callable[[str], bool] = lambda _: True
+    ) -> ServedModel:
+        """The model of that kind that a request names; MODEL_NOT_FOUND otherwise.
+
+        When it names none, the first that its caller may use by its id; when there is none either, the first of all.
+        """
         if not model_id:
-            first = next((model for model in self.models if model.kind == kind), None)
-            if first is None:
+            models = [model for model in self.models if model.kind == kind]
+            if not models:
                 raise _not_found(f"no {kind} model is served here")
-            return first
+            return next((model for model in models if may_use(model.id)), models[0])
         model = self.find(model_id)
         if model.kind != kind:
             raise _not_found(f"the model {model_id!r} is of kind {model.kind}, not {kind}")

@@ -47,7 +47,7 @@ class Gateway:
         return Head(
             id=f"{prefix}{uuid.uuid4().hex}",
             created_s=int(time.time()),
-            model=self.catalog.find_kind("chat", body.model).id,
+            model=self.catalog.find_kind("chat", body.model, CURRENT.get().may_use).id,
             seed=secrets.randbelow(SEED_LIMIT) if body.seed is None else to_seed(body.seed),
             version=_VERSION,
             request_id=CURRENT.get().request_id,

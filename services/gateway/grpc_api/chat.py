@@ -7,6 +7,7 @@ from typing import Final
 
 import grpc
 
+from services.gateway.call import CURRENT
 from services.gateway.deps import SEED_LIMIT, Gateway
 from services.gateway.grpc_api.boundary import answering
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse
@@ -32,7 +33,7 @@ class ChatServicer(ChatServiceServicer):
                     yield piece
 
     def _pieces(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse, None]:
-        request.model = self._gateway.catalog.find_kind("chat", request.model).id
+        request.model = self._gateway.catalog.find_kind("chat", request.model, CURRENT.get().may_use).id
         if not request.sampling.HasField("seed"):
             request.sampling.seed = secrets.randbelow(SEED_LIMIT)
         return self._gateway.worker.generate(request, timeout_s=self._gateway.settings.request_timeout_s)

@@ -19,10 +19,15 @@ async def list_models(gateway: GatewayDep) -> ModelList:
     return {"object": "list", "data": [_to_body(model, gateway.started_s) for model in models]}
 
 
-@router.get("/v1/models/{model_id:path}", responses=responses(ModelBody, (*CLIENT, Reason.MODEL_NOT_FOUND)))
+@router.get(
+    "/v1/models/{model_id:path}", responses=responses(ModelBody, (*CLIENT, Reason.FORBIDDEN, Reason.MODEL_NOT_FOUND))
+)
 async def retrieve_model(model_id: str, gateway: GatewayDep) -> ModelBody:
     """One served model; its id may hold slashes."""
-    return _to_body(gateway.catalog.find(model_id), gateway.started_s)
+    model, grant = gateway.catalog.find(model_id), CURRENT.get().grant
+    if grant is not None:
+        grant.key.limits.check_model(model.id)
+    return _to_body(model, gateway.started_s)
 
 
 def _to_body(model: ServedModel, started_s: int) -> ModelBody:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from meshkit.errors import MeshError, Reason
+
 _PREFIX: Final = "sk-zhinao-"  # so that people and secret scanners know one when they see it
 _SECRET: Final = re.compile(_PREFIX + r"[A-Za-z0-9_-]{43}")
 
@@ -29,6 +31,11 @@ class Limits:
     def allow(self, model: str) -> bool:
         """Whether that model may be asked."""
         return not self.models or model in self.models
+
+    def check_model(self, model: str) -> None:
+        """Raise FORBIDDEN for a model that may not be asked."""
+        if not self.allow(model):
+            raise MeshError(Reason.FORBIDDEN, f"this key may not use the model {model!r}", param="model")
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,7 @@ class Meter:
 
     def _check(self, call: Call, grant: Grant, model: str, tokens: int) -> None:
         key, limits = grant.key, grant.key.limits
-        if not limits.allow(model):
-            raise MeshError(Reason.FORBIDDEN, f"this key may not use the model {model!r}", param="model")
+        limits.check_model(model)
         running = self._running[key.id]
         if limits.max_concurrent is not None and id(call) not in running and len(running) >= limits.max_concurrent:
             message = f"{len(running)} requests of this key are in progress, the limit is {limits.max_concurrent}"

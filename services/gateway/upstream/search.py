@@ -59,5 +59,6 @@ class Search:
         return await self._worker.detokenize(request, timeout_s=self._timeout_s)
 
     def _address(self, request: EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest, kind: Kind) -> None:
-        request.model = self._catalog.find_kind(kind, request.model).id
-        request.request_id = CURRENT.get().request_id
+        call = CURRENT.get()
+        request.model = self._catalog.find_kind(kind, request.model, call.may_use).id
+        request.request_id = call.request_id

@@ -53,8 +53,17 @@ async def test_a_key_sees_and_asks_only_the_models_it_is_allowed(keyed: Keyed) -
         "param": "model",
         "code": "model_not_allowed",
     }
+    assert (await keyed.mesh.http.get("/v1/models/zhinao-chat", headers=headers)).json() == refused.json()
     assert not keyed.mesh.triton.received
     assert (await keyed.chat(headers, model="qihoo360/small")).status_code == 200
+
+
+async def test_without_a_model_a_key_gets_the_first_that_it_is_allowed(keyed: Keyed) -> None:
+    answer = await keyed.chat(keyed.key(models=("qihoo360/small",)), model=None)
+    none_is_allowed = await keyed.chat(keyed.key("b", models=("elsewhere",)), model=None)
+
+    assert (answer.status_code, keyed.mesh.triton.request.model) == (200, "qihoo360/small")
+    assert none_is_allowed.status_code == 403
 
 
 async def test_the_tenant_of_the_worker_comes_from_the_key_and_never_from_the_client(keyed: Keyed) -> None:
