@@ -31,7 +31,7 @@ def create_key(state: StateFolder, name: str, tenant: str | None, limits: Limits
     typer.echo(secret)
     plan = load_plan(state.plan)
     if plan is not None and plan.options.database_url is None:
-        typer.echo(f"{plan.edge} still serves whoever comes: it asks for keys from the next `zhinao up` on", err=True)
+        typer.echo(f"{plan.edge} still serves whoever comes: it asks for keys after `zhinao down` and `up`", err=True)
 
 
 def list_keys(state: StateFolder, as_json: bool) -> None:
