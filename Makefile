@@ -104,4 +104,4 @@ perf-analyzer: setup ## run NVIDIA's perf_analyzer against every kind of model; 
 	@$(BIN)/python -m bench.perf_analyzer $(ARGS)
 
 help: ## print this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/\1\t\2/' | expand -t 19

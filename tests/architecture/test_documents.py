@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,13 @@ def test_every_phony_target_exists_and_every_target_is_phony() -> None:
 
     assert phony is not None
     assert set(phony[1].split()) == make_targets()
+
+
+def test_make_help_shows_what_each_target_does() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert "k8s-e2e" in [line.split()[0] for line in shown]
+    assert [line for line in shown if "##" in line] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
