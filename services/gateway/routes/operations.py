@@ -26,12 +26,14 @@ class Status(TypedDict):
 _READINESS: Final = responses(Status, (*PROBED, Reason.NOT_READY))
 
 
+@router.head("/health", include_in_schema=False)  # as some balancers and monitors ask
 @router.get("/health", responses=responses(Status, PROBED))
 async def health() -> Status:
     """The process is alive; it says nothing of the models."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses=_READINESS)
 async def ready(gateway: GatewayDep) -> Status:
     """Every model's engine answered a ping just now; 503 otherwise, and while draining."""
@@ -43,6 +45,7 @@ async def ready(gateway: GatewayDep) -> Status:
     return {"status": "ready"}
 
 
+@router.head("/serving", include_in_schema=False)
 @router.get("/serving", responses=_READINESS)
 async def serving(gateway: GatewayDep) -> Status:
     """This process takes requests and will go on doing so; 503 once it was told to stop. It asks no model."""

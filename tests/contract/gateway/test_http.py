@@ -17,6 +17,13 @@ CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/serving"])
+async def test_probes_may_ask_for_the_head_alone(mesh: Mesh, path: str) -> None:
+    answer = await mesh.http.head(path)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 @pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/nothing"])
 async def test_a_sane_request_id_comes_back(mesh: Mesh, path: str) -> None:
     answer = await mesh.http.get(path, headers={"x-request-id": "trace-7"})
