@@ -1,8 +1,9 @@
 """Decides how a whole answer and a streamed one leave a handler, and names the fields that had no effect."""
 
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from itertools import islice
 from typing import Final
+from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
@@ -12,7 +13,8 @@ from services.gateway.openai.fields import RequestBody
 from services.gateway.sse import EventStream
 
 _HEADER: Final = "x-ignored-params"
-_SAFE_NAME: Final = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
+_PLAIN: Final = ".[]-_"  # beside letters and digits; all else is percent-encoded
+_LONGEST_NAME: Final = 64
 _MOST_NAMES: Final = 16
 
 
@@ -30,7 +32,7 @@ async def streamed(
 
 
 def _named(response: Response, body: RequestBody) -> Response:
-    ignored = [name for name in (*body.ignored(), *CURRENT.get().ignored) if _SAFE_NAME.fullmatch(name)]
+    ignored = [*islice((*body.ignored(), *CURRENT.get().ignored), _MOST_NAMES)]
     if ignored:
-        response.headers[_HEADER] = ", ".join(ignored[:_MOST_NAMES])
+        response.headers[_HEADER] = ", ".join(quote(name[:_LONGEST_NAME], _PLAIN) for name in ignored)
     return response

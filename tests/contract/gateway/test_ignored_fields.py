@@ -33,10 +33,11 @@ async def test_harmless_values_and_nulls_pass(mesh: Mesh) -> None:
 
 
 async def test_unknown_fields_are_accepted_and_listed(mesh: Mesh) -> None:
-    answer = await mesh.http.post(CHAT, json=chat(**{"mirostat": 2, "backend": "x", "bad\r\nname": 1, "名": 1}))
+    unknown = {"mirostat": 2, "a b": "x", "bad\r\nname": 1, "名": 1, "x" * 99: 1}
+    answer = await mesh.http.post(CHAT, json=chat(**unknown))
 
     assert answer.status_code == 200
-    assert answer.headers["x-ignored-params"] == "mirostat, backend"
+    assert answer.headers["x-ignored-params"] == f"mirostat, a%20b, bad%0D%0Aname, %E5%90%8D, {'x' * 64}"
 
 
 HOSTED = {
