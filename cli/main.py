@@ -86,6 +86,9 @@ def down(state: StateOption = None) -> None:
 
     with shown_failures():
         folder = _folder(state)
+        if not folder.path.exists():
+            typer.echo(f"no mesh was running: {folder.path} does not exist")
+            return
         stop_autoscaler(folder)
         with folder.lock():
             bring_down(folder, typer.echo)

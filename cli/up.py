@@ -43,7 +43,7 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
     models = [Model(model.id, model.kind, str(find_checkpoint(model.source, model.kind))) for model in wanted]
     database_url = choose_database(state, words.host, insecure_no_keys=words.insecure_no_keys)
     options = to_options(words, models, database_url)
-    with state.lock():
+    with state.lock(make=True):
         running = running_plan(state)
         if running is not None:
             check_same(running.options, options, state)

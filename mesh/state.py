@@ -122,11 +122,14 @@ class StateFolder:
         (self.path / "lock").touch()
 
     @contextmanager
-    def lock(self, *, wait: bool = False) -> Generator[None]:
+    def lock(self, *, wait: bool = False, make: bool = False) -> Generator[None]:
         """Hold this mesh for one command. Raises MeshFailure if another one holds it, unless told to wait for that.
 
-        Also refuses a folder of someone else's files: `up` and `down` remove folders called `run` and `logs` in it.
+        make: the folder, if it is not there. Also refuses a folder of someone else's files: `up` and `down` remove
+        folders called `run` and `logs` in it.
         """
+        if not make and not self.path.exists():
+            raise MeshFailure(f"there is no mesh: {self.path} does not exist")
         self.claim()
         with (self.path / "lock").open("w") as file:
             try:

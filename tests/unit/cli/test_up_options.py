@@ -175,12 +175,30 @@ def test_exit_codes_and_words_at_the_terminal(arguments: list[str], code: int, s
     assert said in result.output
 
 
-@pytest.mark.parametrize("command", ["up", "down"])
-def test_a_state_folder_that_cannot_be_made_is_named_without_a_traceback(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["down"], 0, "no mesh was running: {} does not exist"),
+        (["restart"], 1, "zhinao: there is no mesh: {} does not exist"),
+        (["scale", "chat=2"], 1, "zhinao: there is no mesh: {} does not exist"),
+    ],
+)
+def test_a_state_folder_that_is_not_there_is_named_and_not_made(
+    words: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mistyped"
+
+    result = CliRunner().invoke(app, [*words, "--state", str(folder)])
+
+    assert (result.exit_code, result.output) == (code, said.format(folder) + "\n")
+    assert not folder.exists()
+
+
+def test_a_state_folder_that_cannot_be_made_is_named_without_a_traceback(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
 
-    result = CliRunner().invoke(app, [command, "--state", str(file / "state")])
+    result = CliRunner().invoke(app, ["up", "--state", str(file / "state")])
 
     assert result.exit_code == 1
     assert result.output == f"zhinao: [Errno 20] Not a directory: '{file / 'state'}'\n"

@@ -30,7 +30,7 @@ def test_a_path_too_long_for_a_socket_gets_one_elsewhere_for_this_user_only(tmp_
 def test_other_users_read_nothing_of_a_mesh(tmp_path: Path) -> None:
     state = StateFolder(tmp_path / "mesh")
 
-    with state.lock():
+    with state.lock(make=True):
         state.make()
     write_atomically(state.plan, b"{}")
 
