@@ -10,7 +10,7 @@ from mesh.kubernetes import MESH
 from services.chat_worker.metrics import EngineMetrics
 from services.gateway.metrics import Metrics
 from tests.fixtures.exported import exported_names, registered
-from tests.fixtures.manifests import BUILDS, Object, by_name
+from tests.fixtures.manifests import BUILDS, Object, by_name, of_kind
 from workerkit.batch_metrics import BatchMetrics
 
 SIGNALS: Final = {  # by workload: metrics that its number of replicas follows, with how much of each one replica bears
@@ -67,12 +67,14 @@ def test_every_signal_is_exported_by_the_part_that_it_scales(workload: str) -> N
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_every_metric_in_a_query_is_exported_and_filtered_by_the_models_name(name: str) -> None:
+def test_every_metric_in_a_query_is_exported_and_is_this_meshs_and_the_models(name: str) -> None:
     models = {service: model for model, service in MESH.services.items()}
-    for workload, spec in by_name(name, "ScaledObject").items():
-        for trigger in spec["triggers"]:
+    for scaled in of_kind(name, "ScaledObject"):
+        workload, namespace = scaled["metadata"]["name"], scaled["metadata"]["namespace"]
+        for trigger in scaled["spec"]["triggers"]:
             query = trigger["metadata"].get("query", "")
             assert set(metrics_in(query)) <= exported_names()
+            assert query.count(f'{{namespace="{namespace}"') == len(metrics_in(query))
             if workload in models and "activationThreshold" not in trigger["metadata"]:
                 assert f'model_name="{models[workload]}"' in query
 
