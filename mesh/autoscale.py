@@ -23,7 +23,8 @@ class Rule:
 
 
 # Queues tell at once that there are too few workers, but not how many may go: with just enough of them nothing waits.
-_BUSY: Final = Rule("mesh_busy_ratio", 0.8)
+# And not before there are too few: a worker takes seconds to start, in which a load that rises needs what is left.
+_BUSY: Final = Rule("mesh_busy_ratio", 0.7)
 
 RULES: Final[Mapping[ModelKind, Sequence[Rule]]] = MappingProxyType(
     {

@@ -14,7 +14,7 @@ from workerkit.waiting import Job, Waiting
 
 log = logging.getLogger(__name__)
 
-BUSY_S: Final = 15.0  # the share of time spent computing is a mean in which a time so long ago counts 1/e of now
+BUSY_S: Final = 4.0  # the share of time spent computing is a mean in which a time so long ago counts 1/e of now
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
