@@ -25,17 +25,21 @@ class Pace:
         self._seconds: dict[int, float] = {}  # of one unit of each part of a step, by part
 
     def observe(self, plan: Plan, seconds: float) -> None:
-        """Learn from a step: what is new takes what the known parts leave, else all parts share the error."""
+        """Learn from a step: what is new takes what the known parts leave, else all parts share the error.
+
+        Decoding in a number that is new is new, however near another number is: prompts would take the blame for it.
+        """
         parts = _parts(plan)
-        known = {part: self._estimate(part) for part in parts}
-        unknown = [part for part in parts if known[part] is None or (len(parts) == 1 and part not in self._seconds)]
-        expected = sum(units * (known[part] or 0.0) for part, units in parts.items() if part not in unknown)
+        unknown = [part for part in parts if part not in self._seconds]
+        expected = sum(units * self._seconds[part] for part, units in parts.items() if part not in unknown)
         if len(unknown) == 1:
-            self._seconds[unknown[0]] = max(_LEAST_S, (seconds - expected) / parts[unknown[0]])
+            fewer = (known for part, known in self._seconds.items() if 0 < part < unknown[0])
+            rest = (seconds - expected) / parts[unknown[0]]
+            self._seconds[unknown[0]] = max(rest, *fewer, _LEAST_S)
         elif not unknown:
             memory = _RELIEF if len(parts) == 1 and seconds < expected else _MEMORY
             factor = 1 + memory * (min(seconds / expected, _LARGEST_SURPRISE) - 1)
-            self._seconds |= {part: (known[part] or 0.0) * factor for part in parts}
+            self._seconds |= {part: self._seconds[part] * factor for part in parts}
 
     def prompt_tokens(self, num_decoding: int, num_reading: int) -> int:
         """Tokens of prompts that a step may compute while so many sequences decode and so many are to be read."""

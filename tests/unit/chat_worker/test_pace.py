@@ -68,6 +68,16 @@ def test_steps_of_few_and_of_many_sequences_are_learnt_apart() -> None:
     assert pace.prompt_tokens(32, 1) > 2 * pace.prompt_tokens(1, 1)
 
 
+def test_prompts_are_not_blamed_for_streams_that_become_more_and_more() -> None:
+    """A crowd on a worker that has just begun: every step beside a prompt, in numbers that were never met."""
+    pace = Pace(4096)
+    observe(pace, prompt=64, seconds=step_s(0, 64))
+    for decoding in range(1, 33):
+        prompt = pace.prompt_tokens(decoding, 1)
+        observe(pace, decoding=decoding, prompt=prompt, seconds=step_s(decoding, prompt))
+    assert pace.prompt_tokens(32, 1) > 0.5 * 1.25 * step_s(32, 0) / 0.0005
+
+
 def test_a_guess_must_save_what_its_row_costs() -> None:
     pace = Pace(512)
     assert pace.draft_price(1) == 0  # nothing is known: try
