@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, example, only, renamed
 from services.gateway.openai.generation import GenerationFields, Tokens
+from services.gateway.openai.messages import TemplateValues
 from services.gateway.openai.tools import ChoiceType, ChoiceWord, FunctionType, word_to_choice
 
 _TEXT_KINDS: Final = ("input_text", "output_text", "reasoning_text")
@@ -160,6 +161,7 @@ class ResponseRequest(GenerationFields):
     tools: list[FunctionTool] | None = None
     tool_choice: _SentChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateValues | None = None
     text: TextConfig | None = None
     max_output_tokens: Tokens | None = None
     truncation: Literal["auto", "disabled"] | None = None

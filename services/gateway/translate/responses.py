@@ -17,7 +17,7 @@ from services.gateway.openai.tools import (
     ToolChoice,
     ToolDefinition,
 )
-from services.gateway.translate.chat import with_conversation
+from services.gateway.translate.chat import to_template_values, with_conversation
 from services.gateway.translate.generation import to_generate_request
 from services.gateway.translate.head import Head
 from zhinao.chat.v1.chat_pb2 import GenerateRequest
@@ -43,13 +43,15 @@ def to_response_request(body: ResponseRequest, head: Head) -> GenerateRequest:
         }
     )
     with response_words():
-        return with_conversation(
+        request = with_conversation(
             to_generate_request(fields, head, top_logprobs=None),
             _to_messages(body),
             [_to_tool(tool) for tool in body.tools or ()],
             _to_choice(body),
             parallel=body.parallel_tool_calls,
         )
+        request.chat.template_values = to_template_values(body.chat_template_kwargs)
+        return request
 
 
 @contextmanager

@@ -97,12 +97,16 @@ THINKING = {"chat_template_kwargs": {"enable_thinking": False, "budget": 5}}
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
 async def test_variables_of_the_template_reach_the_worker_which_says_those_that_had_no_effect(
-    mesh: Mesh, stream: bool
+    mesh: Mesh, path: str, stream: bool
 ) -> None:
     mesh.triton.script = [GenerateResponse(token_ids=[7], unused_template_values=["budget"]), last()]
+    body = chat(**THINKING, user="me", stream=stream)
+    if path != CHAT:
+        body["input"] = body.pop("messages")
 
-    answer = await mesh.http.post(CHAT, json=chat(**THINKING, user="me", stream=stream))
+    answer = await mesh.http.post(path, json=body)
 
     assert json.loads(mesh.triton.request.chat.template_values) == THINKING["chat_template_kwargs"]
     assert answer.status_code == 200
