@@ -18,10 +18,13 @@ CHAT, EMBEDDINGS, RERANK = "chat", "embeddings", "rerank"
 
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
-REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST: Final = "gen_ai.request"  # what the names of a request's parameters begin with
+REQUEST_MODEL: Final = f"{REQUEST}.model"
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # seconds
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 ERROR_TYPE: Final = "error.type"
 REQUEST_ID: Final = "mesh.request_id"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN, Span
+from opentelemetry.util.types import AttributeValue
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.tenancy.keys import Grant
@@ -41,6 +42,10 @@ class Call:
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    finish_reasons: list[str] = field(default_factory=list[str])  # of its answers, in the order of their ends
+    parameters: dict[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])  # for its span
     grant: Grant | None = None
     is_counted: bool = False
     limit_headers: dict[str, str] = field(default_factory=dict[str, str])
@@ -48,7 +53,8 @@ class Call:
     was_lost: bool = False
     timeout: float | str | None = None  # seconds that the client gives for the whole answer; of HTTP, as it sent them
     begun_s: float = field(default_factory=time.perf_counter)
-    asked_s: float | None = None  # when a worker was first asked, and when its latest piece came; same clock
+    asked_s: float | None = None  # when a worker was first asked, its first token and its latest piece came; same clock
+    first_token_s: float | None = None
     answered_s: float | None = None
 
     @property

@@ -56,6 +56,11 @@ def _end(call: Call, name: str, attributes: Mapping[str, AttributeValue], error_
         telemetry.REQUEST_MODEL: call.model,
         telemetry.INPUT_TOKENS: call.prompt_tokens,
         telemetry.OUTPUT_TOKENS: call.completion_tokens,
+        telemetry.CACHED_TOKENS: call.cached_tokens,
+        telemetry.REASONING_TOKENS: call.reasoning_tokens,
+        telemetry.FINISH_REASONS: call.finish_reasons or None,
+        telemetry.TIME_TO_FIRST_CHUNK: None if call.first_token_s is None else call.first_token_s - call.begun_s,
+        **call.parameters,
         telemetry.ERROR_TYPE: error_type,
     }
     call.span.update_name(name)

@@ -13,10 +13,11 @@ from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT, Call
 from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
+from services.gateway.upstream.attributes import question_attributes
 from services.gateway.upstream.line import Ask, Line
 from services.gateway.upstream.running import Running, leaving
 from services.gateway.upstream.worker import Worker
-from zhinao.chat.v1.chat_pb2 import PRIORITY_BULK, GenerateRequest, GenerateResponse
+from zhinao.chat.v1.chat_pb2 import PRIORITY_BULK, FinishReason, GenerateRequest, GenerateResponse
 from zhinao.embedding.v1.embedding_pb2 import EmbedRequest, EmbedResponse
 from zhinao.rerank.v1.rerank_pb2 import RerankRequest, RerankResponse
 from zhinao.tokenize.v1.tokenize_pb2 import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
@@ -44,6 +45,8 @@ class Admission:
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; NOT_READY while draining."""
         told = _Told(self._metrics, request.model)
+        if (call := CURRENT.get()).span.is_recording():
+            call.parameters = question_attributes(request)
         with told, self._running(request, telemetry.CHAT):
             async with aclosing(self._worker.generate(request, timeout_s=_limit_s(timeout_s))) as pieces:
                 async for piece in pieces:
@@ -150,10 +153,10 @@ class _Told:
         now_s = time.perf_counter()
         if self._num_tokens == 0 and piece.token_ids:
             self._metrics.time_to_first_token.labels(self._model).observe(now_s - self._begun_s)
+            self._call.first_token_s = self._call.first_token_s or now_s
         self._num_tokens += len(piece.token_ids)
         if piece.HasField("usage"):
-            self._call.prompt_tokens = (self._call.prompt_tokens or 0) + piece.usage.prompt_tokens
-            self._call.completion_tokens = (self._call.completion_tokens or 0) + piece.usage.completion_tokens
+            _add_usage(self._call, piece)
         self._call.answered_s = now_s
 
     def __enter__(self) -> None:
@@ -164,6 +167,14 @@ class _Told:
             return
         reason = error.reason if isinstance(error, MeshError) else Reason.CLIENT_CANCELLED
         self._metrics.wasted_tokens.labels(reason).inc(self._num_tokens)
+
+
+def _add_usage(call: Call, end: GenerateResponse) -> None:
+    call.prompt_tokens = (call.prompt_tokens or 0) + end.usage.prompt_tokens
+    call.completion_tokens = (call.completion_tokens or 0) + end.usage.completion_tokens
+    call.cached_tokens = (call.cached_tokens or 0) + end.usage.cached_tokens
+    call.reasoning_tokens = (call.reasoning_tokens or 0) + end.usage.reasoning_tokens
+    call.finish_reasons.append(FinishReason.Name(end.finish_reason).removeprefix("FINISH_REASON_").lower())
 
 
 def _limit_s(timeout_s: float) -> float:

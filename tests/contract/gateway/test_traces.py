@@ -16,7 +16,7 @@ from meshkit.errors import MeshError, Reason
 from meshkit.wire import encode_error
 from tests.contract.gateway.conftest import Mesh, running_mesh
 from tests.fakes.triton import HELLO, ErrorText, last, piece, scores
-from zhinao.chat.v1.chat_pb2 import GenerateRequest
+from zhinao.chat.v1.chat_pb2 import FINISH_REASON_LENGTH, GenerateRequest
 from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -77,7 +77,14 @@ async def test_a_chat_is_one_span_between_its_client_and_its_worker(traced: Trac
     assert format_span_id(span.parent.span_id) == SPAN_ID
     assert traced.traceparent() == traceparent_of(span)
     assert TRACE_ID in traced.traceparent()
+    seed, wait_s = attributes["gen_ai.request.seed"], attributes["gen_ai.response.time_to_first_chunk"]
+    assert isinstance(seed, int) and isinstance(wait_s, float) and 0 < wait_s < 30
     assert attributes == {
+        "gen_ai.request.seed": seed,
+        "gen_ai.response.time_to_first_chunk": wait_s,
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "gen_ai.usage.reasoning.output_tokens": 0,
         "http.request.method": "POST",
         "http.route": "/v1/chat/completions",
         "http.response.status_code": 200,
@@ -89,6 +96,20 @@ async def test_a_chat_is_one_span_between_its_client_and_its_worker(traced: Trac
         "gen_ai.usage.output_tokens": 3,
     }
     assert span.status.status_code is StatusCode.UNSET
+
+
+async def test_a_span_holds_how_a_chat_was_asked_and_none_of_its_words(traced: Traced) -> None:
+    body = CHAT | {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "seed": -1, "max_tokens": 9, "n": 2, "stop": [SECRET]}
+    cut_off = last(reason=FINISH_REASON_LENGTH)
+    cut_off.index = 1
+    traced.mesh.triton.script = [last(), cut_off]
+    assert (await traced.mesh.http.post("/v1/chat/completions", json=body)).status_code == 200
+
+    _, attributes = traced.span()
+    names = ("temperature", "top_p", "top_k", "seed", "max_tokens", "choice.count")
+    assert [attributes[f"gen_ai.request.{name}"] for name in names] == [0.7, 0.9, 5, -1, 9, 2]
+    assert attributes["gen_ai.response.finish_reasons"] == ("stop", "length")
+    assert SECRET not in str(attributes)
 
 
 async def test_the_span_of_a_stream_ends_with_its_last_event(traced: Traced) -> None:
