@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import ClassVar, Final, Self, cast
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
@@ -14,6 +13,7 @@ from typing_extensions import override
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import CURRENT
 from services.gateway.errors import error_body
+from services.gateway.json_bytes import to_json_bytes
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class EventStream(Response):
 
     def event(self, chunk: Mapping[str, object]) -> bytes:
         """One chunk."""
-        data = orjson.dumps(chunk)
+        data = to_json_bytes(chunk)
         for end, escaped in _OTHER_ENDS.items():
             data = data.replace(end.encode(), escaped)
         return b"data: " + data + b"\n\n"

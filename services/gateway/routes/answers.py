@@ -5,10 +5,10 @@ from itertools import islice
 from typing import Final
 from urllib.parse import quote
 
-import orjson
 from starlette.responses import Response
 
 from services.gateway.call import CURRENT
+from services.gateway.json_bytes import to_json_bytes
 from services.gateway.openai.fields import RequestBody
 from services.gateway.sse import EventStream
 
@@ -19,9 +19,8 @@ _MOST_NAMES: Final = 16
 
 
 def whole(content: Mapping[str, object] | Sequence[object], body: RequestBody) -> Response:
-    """The answer in one piece. Arrays of numpy are written as lists, with the digits that their own type needs."""
-    data = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _named(Response(data, media_type="application/json"), body)
+    """The answer in one piece."""
+    return _named(Response(to_json_bytes(content), media_type="application/json"), body)
 
 
 async def streamed(

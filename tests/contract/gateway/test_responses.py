@@ -287,3 +287,13 @@ async def test_every_field_of_the_official_request_is_known_or_ignored_on_purpos
         *("prompt_cache_retention", "reasoning", "safety_identifier", "service_tier", "user"),
     }
     assert set(ResponseCreateParamsNonStreaming.__annotations__) - set(ResponseRequest.model_fields) == ignored
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_number_of_any_size_in_what_is_repeated_comes_back(mesh: Mesh, stream: bool) -> None:
+    tool = {**WEATHER, "parameters": {"type": "object", "maxProperties": 10**30}}
+
+    answer = await mesh.http.post(PATH, json={"input": "hi", "tools": [tool], "stream": stream})
+
+    assert answer.status_code == 200
+    assert str(10**30) in answer.text and "response.failed" not in answer.text and '"error",' not in answer.text
