@@ -15,12 +15,14 @@ router = APIRouter(include_in_schema=False)
 
 ASSETS_PATH: Final = "/docs/assets"
 ASSETS: Final = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
+# No answer has links, and their empty column makes an operation wider than a phone.
+_STYLE: Final = "<style>.response-col_links { display: none }</style>"
 
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
     """Swagger UI on /openapi.json."""
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=TITLE,
         swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
@@ -28,3 +30,4 @@ async def docs() -> HTMLResponse:
         swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "tryItOutEnabled": True},  # schemas are shown in place
     )
+    return HTMLResponse(bytes(page.body).decode().replace("</head>", f"{_STYLE}</head>"))

@@ -159,6 +159,7 @@ async def test_the_page_to_read_it_in_loads_nothing_from_elsewhere(mesh: Mesh) -
 
     assets = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(assets) == 3 and "/openapi.json" in page and "://" not in page
+    assert ".response-col_links { display: none }" in page.partition("</head>")[0]
     for asset in assets:
         answer = await mesh.http.get(asset)
         assert answer.status_code == 200 and len(answer.content) > 1000
