@@ -141,6 +141,19 @@ def status(
             run(_folder(state), as_json)
 
 
+@app.command()
+def logs(
+    part: Annotated[str | None, typer.Argument(help="Name of a part, as zhinao status shows it; default: all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Show the ends of the logs of a mesh; they stay until its next start."""
+    from cli.logs import show_logs
+
+    with shown_failures():
+        show_logs(_folder(state), part, follow)
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 
 app.command()(plan)
