@@ -126,6 +126,7 @@ def check_same(running: Options, wanted: Options, state: StateFolder) -> None:
 
 def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:
     typer.echo(f"  REST and gRPC  {plan.edge}")
+    typer.echo(f"  documentation  {plan.edge}/docs")
     typer.echo(f"  models         {', '.join(paths) or '(none)'}")
     typer.echo(f"  logs           {state.logs}")
     if plan.options.database_url is None:

@@ -8,6 +8,7 @@ from functools import cache
 import grpc
 from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer, Tracer
+from starlette.middleware.cors import CORSMiddleware
 
 from services.gateway.body_limit import BodyLimit
 from services.gateway.boundary import Boundary
@@ -85,5 +86,13 @@ def create_app(
     if tenancy is not None:
         app.add_middleware(KeyCheck, tenancy=tenancy)
     app.add_middleware(Boundary, metrics=metrics, tracer=tracer)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
     app.add_middleware(Linger)  # added last, so outermost
     return app

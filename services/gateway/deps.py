@@ -22,7 +22,7 @@ from services.gateway.translate.head import Head
 from services.gateway.upstream.search import Search
 from services.gateway.upstream.worker import Worker
 
-_VERSION: Final = version("zhinao-mesh")
+VERSION: Final = version("zhinao-mesh")
 SEED_LIMIT: Final = 2**53  # a drawn seed survives clients whose only number is a double
 
 
@@ -49,7 +49,7 @@ class Gateway:
             created_s=int(time.time()),
             model=self.catalog.find_kind("chat", body.model, CURRENT.get().may_use).id,
             seed=secrets.randbelow(SEED_LIMIT) if body.seed is None else to_seed(body.seed),
-            version=_VERSION,
+            version=VERSION,
             request_id=CURRENT.get().request_id,
             tenant=CURRENT.get().tenant,
         )

@@ -8,7 +8,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway.call import CURRENT, PROBES
 from services.gateway.tenancy.tenancy import Tenancy
 
-_READABLE: Final = frozenset({"/openapi.json", "/docs"})  # the same for everybody, as are the assets of /docs
+_READABLE: Final = frozenset(
+    {"/", "/docs", "/openapi.json", "/version"}
+)  # the same for everybody, as are the assets of /docs
 
 
 class KeyCheck:

@@ -29,6 +29,7 @@ class GatewaySettings(BaseSettings):
     database_url: SecretStr | None = None  # of keys and usage; unset asks for no keys
     redis_url: SecretStr | None = None  # where several gateways count together
     insecure_no_keys: bool = False
+    cors_origins: tuple[str, ...] = ()  # of web pages whose scripts may ask from their visitors' browsers
     assumed_answer_tokens: int = Field(default=1024, gt=0)  # reserved where the client sets no max_tokens
 
     @field_validator("models")

@@ -1,4 +1,4 @@
-"""GET /docs: a page to read and try the API in; all of it comes from here, nothing from the internet."""
+"""GET /docs, to which / leads: a page to read and try the API in; nothing of it comes from the internet."""
 
 from pathlib import Path
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import fastapi_offline
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from services.gateway.openapi import TITLE
@@ -17,6 +17,12 @@ ASSETS_PATH: Final = "/docs/assets"
 ASSETS: Final = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
 # No answer has links, and their empty column makes an operation wider than a phone.
 _STYLE: Final = "<style>.response-col_links { display: none }</style>"
+
+
+@router.get("/")
+async def to_docs() -> RedirectResponse:
+    """Whoever opens the mesh in a browser wants to know what it is."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/docs")

@@ -1,4 +1,4 @@
-"""GET /health, /ready, /serving and /metrics: what operators and probes ask."""
+"""GET /health, /ready, /serving, /version and /metrics: what operators and probes ask."""
 
 import asyncio
 from typing import Final, Literal
@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from meshkit.errors import MeshError, Reason
 from meshkit.wire import PING_TIMEOUT_S
-from services.gateway.deps import GatewayDep
+from services.gateway.deps import VERSION, GatewayDep
 from services.gateway.errors import public_message
 from services.gateway.openapi import PROBED, responses
 
@@ -21,6 +21,12 @@ class Status(TypedDict):
     """The word that a probe reads."""
 
     status: Literal["ok", "ready", "serving"]
+
+
+class Version(TypedDict):
+    """Of the mesh that answers."""
+
+    version: str
 
 
 _READINESS: Final = responses(Status, (*PROBED, Reason.NOT_READY))
@@ -51,6 +57,12 @@ async def serving(gateway: GatewayDep) -> Status:
     """This process takes requests and will go on doing so; 503 once it was told to stop. It asks no model."""
     gateway.worker.check_staying()
     return {"status": "serving"}
+
+
+@router.get("/version", responses=responses(Version, PROBED))
+async def show_version() -> Version:
+    """The version of this gateway, as vLLM tells its own."""
+    return {"version": VERSION}
 
 
 @router.get("/metrics", response_class=Response, include_in_schema=False)

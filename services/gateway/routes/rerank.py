@@ -1,4 +1,4 @@
-"""POST /v1/rerank, /v2/rerank, /rerank and /v1/score: four forms of one scorer."""
+"""POST /v1/rerank, /v2/rerank, /rerank, /v1/score and /score: forms of one scorer."""
 
 import time
 import uuid
@@ -26,6 +26,7 @@ router = APIRouter(tags=["search"], dependencies=[Depends(require_json)])
 
 _RERANK: Final = responses(RerankAnswer, ASKED, error=RerankErrorBody)
 _TEI: Final = responses(list[TeiRank], ASKED, error=TeiErrorBody)
+_SCORE: Final = responses(ScoreList, ASKED)
 
 
 @router.post("/v1/rerank", response_model=None, responses=_RERANK)
@@ -46,7 +47,13 @@ async def rerank_tei(body: TeiRerankRequest, gateway: GatewayDep) -> Response:
     return whole(to_tei_ranks(await gateway.search.rerank(from_tei_rerank(body)), body), body)
 
 
-@router.post("/v1/score", response_model=None, responses=responses(ScoreList, ASKED))
+@router.post("/score", response_model=None, responses=_SCORE)
+async def score(body: ScoreRequest, gateway: GatewayDep) -> Response:
+    """Score pairs of texts in the order they come; vLLM's other name for /v1/score."""
+    return await create_score(body, gateway)
+
+
+@router.post("/v1/score", response_model=None, responses=_SCORE)
 async def create_score(body: ScoreRequest, gateway: GatewayDep) -> Response:
     """Score pairs of texts in the order they come, as vLLM does."""
     responses = await gateway.search.rerank_all(from_score(body))

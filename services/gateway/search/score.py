@@ -12,7 +12,7 @@ Texts = Annotated[TextOrTexts, Field(min_length=1)]
 
 
 class ScoreRequest(RequestBody):
-    """Body of POST /v1/score: one text against one or many, or two lists of one length against each other."""
+    """Body of POST /v1/score and /score: one text against one or many, or two lists of one length in pairs."""
 
     model_config = example({"text_1": "What colour is the sky?", "text_2": ["Grass is green.", "It is blue."]})
 

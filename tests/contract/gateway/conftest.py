@@ -79,7 +79,11 @@ async def _at_once(_: float) -> None:
 
 @asynccontextmanager
 async def running_mesh(
-    tenancy: Tenancy | None = None, tracer: Tracer | None = None, *, models: Sequence[ServedModel] = MODELS
+    tenancy: Tenancy | None = None,
+    tracer: Tracer | None = None,
+    *,
+    models: Sequence[ServedModel] = MODELS,
+    cors_origins: Sequence[str] = (),
 ) -> AsyncIterator[Mesh]:
     """Start both faces of a gateway in front of a fake Triton; with a tenancy it asks for keys."""
     metrics = Metrics()
@@ -91,6 +95,7 @@ async def running_mesh(
             models=tuple(models),
             max_body_bytes=100_000,
             request_timeout_s=30,
+            cors_origins=tuple(cors_origins),
         )
         admission = join_upstream(upstream, metrics, pause=_at_once)
         app = create_app(settings, admission, metrics, tenancy, tracer)

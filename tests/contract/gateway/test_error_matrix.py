@@ -80,7 +80,7 @@ ROWS = (
     Row("model of another kind", 404, INVALID, "model_not_found", "model", body=chat(model="zhinao-embed")),
     Row("unknown model by path", 404, INVALID, "model_not_found", "model", method="GET", path="/v1/models/a/b"),
     Row("unknown route", 404, INVALID, "unknown_url", path="/v1/nothing"),
-    Row("unknown route of GET", 404, INVALID, "unknown_url", method="GET", path="/"),
+    Row("unknown route of GET", 404, INVALID, "unknown_url", method="GET", path="/nothing"),
     Row("no such asset", 404, INVALID, "unknown_url", method="GET", path="/docs/assets/nothing.js"),
     Row("wrong method", 405, INVALID, "method_not_allowed", method="GET", headers={"allow": "POST"}),
     Row("wrong method for reading", 405, INVALID, "method_not_allowed", method="DELETE", path="/v1/models",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from importlib.metadata import version
 
 import httpx
 import pytest
@@ -163,3 +164,10 @@ async def test_the_page_to_read_it_in_loads_nothing_from_elsewhere(mesh: Mesh) -
     for asset in assets:
         answer = await mesh.http.get(asset)
         assert answer.status_code == 200 and len(answer.content) > 1000
+
+
+async def test_the_root_leads_to_the_documentation_and_the_version_is_told(mesh: Mesh) -> None:
+    root = await mesh.http.get("/")
+
+    assert (root.status_code, root.headers["location"]) == (307, "/docs")
+    assert (await mesh.http.get("/version")).json() == {"version": version("zhinao-mesh")}

@@ -27,7 +27,7 @@ async def test_without_a_key_that_works_every_route_of_clients_answers_401(
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/serving", "/metrics", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/serving", "/metrics", "/openapi.json", "/docs", "/version"])
 async def test_probes_and_operators_need_no_key(keyed: Keyed, path: str) -> None:
     assert (await keyed.mesh.http.get(path)).status_code == 200
 

@@ -32,7 +32,7 @@ def test_it_is_a_valid_openapi_document() -> None:
 
 
 def test_every_route_of_clients_is_in_it() -> None:
-    hidden = {"/docs", "/docs/assets/{path}", "/openapi.json", "/metrics"}
+    hidden = {"/", "/docs", "/docs/assets/{path}", "/openapi.json", "/metrics"}
     served = {route.path_format for route in iter_route_contexts(bare_app().routes) if route.path_format}
 
     assert served - hidden == set(DOCUMENT["paths"])
