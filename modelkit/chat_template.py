@@ -69,7 +69,8 @@ def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | Non
 
 
 class ZhinaoChatTemplate:
-    """360Zhinao's ChatML, with role, newline and content encoded each on its own. Source: spec section 4.1.
+    """360Zhinao's ChatML, with role, newline and content encoded each on its own. Source: make_context of its
+    generation_utils.py.
 
     A conversation that does not start with a system turn gets the default one; an empty system turn stays empty.
     The format has no words for functions, so they are spelled as Hermes does.

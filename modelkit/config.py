@@ -53,7 +53,7 @@ class DecoderConfig:
     o_bias: bool
 
 
-# What the Zhinao configuration class says where its config.json is silent (spec/zhinao.md 2.1).
+# What the Zhinao configuration class says where its config.json is silent. Source: configuration_zhinao.py.
 _ZHINAO_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "vocab_size": 32000,

@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
     Tokens of all sequences of a step lie in one flat row, without batch dimension and padding. Built on the meta
     device it costs no memory; its weights come from modelkit.checkpoint.
-    Source: spec/zhinao.md 2.2.
+    Source: the 360Zhinao technical report, and 360Zhinao's code for vLLM.
     """
 
     def __init__(self, config: DecoderConfig, num_outputs: int | None = None) -> None:

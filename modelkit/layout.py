@@ -10,7 +10,7 @@ def split_qkv(fused: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor, Ten
     """Undo Zhinao's interleave: each kv head's rows lie together as its queries, its key, its value.
 
     fused: ((heads + 2 kv_heads) * head_dim, ...), a weight or a bias. Returns q (heads * head_dim, ...), k and v
-    (kv_heads * head_dim, ...). Source: spec/zhinao.md 2.4.
+    (kv_heads * head_dim, ...). Source: 360Zhinao's code for vLLM.
     """
     queries_per_kv = config.num_heads // config.num_kv_heads
     groups = fused.view(config.num_kv_heads, queries_per_kv + 2, config.head_dim, *fused.shape[1:])

@@ -13,7 +13,7 @@ class Rotary:
 
     Angles are computed in fp32 whatever the model's dtype (half precision loses far positions), and afresh at each
     step: at the few positions of a step that costs less than reading a table of max_position_embeddings rows.
-    Source: RoFormer (Su et al., 2021), section 3.4; spec/zhinao.md 2.2.
+    Source: RoFormer (Su et al., 2021), section 3.4; the 360Zhinao technical report.
     """
 
     def __init__(self, config: DecoderConfig) -> None:

@@ -10,7 +10,7 @@ def tensor_shapes(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]
     """Name and shape of every tensor that a checkpoint with this config must hold, in file order.
 
     One by one, so that a config which claims a billion layers costs nothing: its first missing tensor ends the search.
-    Source: spec/zhinao.md 2.3 for Zhinao, transformers' module names for the others.
+    Source: 360Zhinao's checkpoints for Zhinao, transformers' module names for the others.
     """
     embedding = (config.vocab_size, config.hidden_size)
     yield "model.embed_tokens.weight", embedding

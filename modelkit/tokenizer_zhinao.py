@@ -25,7 +25,7 @@ _MAX_BLANK_RUN: Final = 500_000  # tiktoken's regex engine dies on a million cha
 
 
 class ZhinaoTokenizer:
-    """360Zhinao's byte-level BPE, spec section 3.
+    """360Zhinao's byte-level BPE. Source: tokenization_zhinao.py.
 
     Runs of spaces become the four space tokens by length, never by their name: a user's literal `[space4]` stays text,
     as do control strings. The original also rewrites `[br]` and `<br>` to a newline; that loses text, so we do not.

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from modelkit.tokenizer import Tokenizer
 
-# eod, im_start and im_end end an answer in every Zhinao deployment (spec section 4.1): without them it never ends
+# eod, im_start and im_end end an answer in 360Zhinao's own deployments: without them it never ends
 _ZHINAO_ENDS = ("<eod>", "<|im_start|>", "<|im_end|>")
 
 

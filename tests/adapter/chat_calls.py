@@ -71,7 +71,7 @@ def plain_greedy(folder: Path, prompt_ids: list[int], count: int) -> list[int]:
 
 
 def zhinao_ids(folder: Path, *turns: tuple[str, str]) -> list[int]:
-    """The conversation laid out by hand as spec section 4.1 says."""
+    """The conversation laid out by hand, as 360Zhinao's model card shows it."""
     tokenizer = load_tokenizer(folder)
     start, end = tokenizer.control_ids["<|im_start|>"], tokenizer.control_ids["<|im_end|>"]
     newline = tokenizer.encode("\n")

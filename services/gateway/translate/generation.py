@@ -41,7 +41,7 @@ def to_generate_request(body: GenerationFields, head: Head, *, top_logprobs: int
         sampling=_to_sampling(body, head),
         stop=StopConditions(
             max_tokens=_max_tokens(body),
-            texts=[text for text in body.stop or () if text],  # the seed's own curl sends an empty one
+            texts=[text for text in body.stop or () if text],  # the curl in 360Zhinao's own README sends an empty one
             token_ids=body.stop_token_ids,
             min_tokens=body.min_tokens,
             ignore_eos=bool(body.ignore_eos),

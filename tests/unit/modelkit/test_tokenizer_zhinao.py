@@ -1,4 +1,4 @@
-"""Checks the Zhinao tokenizer against spec sections 3 and 14."""
+"""The Zhinao tokenizer: bytes, merges, spaces and control tokens."""
 
 import base64
 from pathlib import Path

@@ -676,7 +676,7 @@ class StopConditions(_message.Message):
     max_tokens: _builtins.int
     """Upper bound on new tokens; unset means what is left of the window."""
     min_tokens: _builtins.int
-    """New tokens before which the answer cannot end by an end or stop token; unset means none."""
+    """New tokens before which no end token, stop token or stop text ends the answer; unset means none."""
     ignore_eos: _builtins.bool
     """Whether the model's own end tokens are tokens like others."""
     @_builtins.property
