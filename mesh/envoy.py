@@ -111,7 +111,7 @@ def command(config: Path) -> tuple[str, ...]:
     return (*_words(config), "--disable-hot-restart")
 
 
-def parent_command(config: Path, base_id: Path) -> tuple[str, ...]:
+def parent_command(config: Path, base_id: int) -> tuple[str, ...]:
     """Command line of a parent of such Envoys, which on SIGHUP hands over to a new one. base_id: see EnvoyParent."""
     return ("python3", "-m", "mesh.envoy_parent", str(base_id), *_words(config))
 

@@ -62,9 +62,9 @@ class StateFolder:
         return self.runtime / "envoy.yaml"
 
     @property
-    def envoy_base_id(self) -> Path:
-        """The number by which this mesh's Envoys, old and new, find each other."""
-        return self.runtime / "envoy.base_id"
+    def envoy_base_id(self) -> int:
+        """The number by which this mesh's Envoys, old and new, find each other; Envoy takes 28 bits."""
+        return int(self.key, 16) % 2**28
 
     @property
     def endpoints(self) -> Path:
