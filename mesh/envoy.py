@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mesh.envoy_replies import replies
 from mesh.failure import MeshFailure
 from mesh.files import write_atomically
 from mesh.plan import EdgeLimits, ModelKind
@@ -143,6 +144,7 @@ def render(config: EnvoyConfig) -> str:
         endpoints_folder=str(config.endpoints_folder),
         collector=config.collector,
         limits=config.limits,
+        replies=replies(config.limits),
         model_header=MODEL_HEADER,
         affinity_header=AFFINITY_HEADER,
         names=None,
@@ -167,6 +169,7 @@ def render_named(mesh: NamedMesh) -> str:
         affinity_header=AFFINITY_HEADER,
         collector=mesh.collector,
         limits=mesh.limits,
+        replies=replies(mesh.limits),
         names={
             "gateway": mesh.gateway,
             "worker_port": mesh.worker_port,

@@ -2,9 +2,10 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import grpc
@@ -15,10 +16,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mesh import envoy
 from mesh.envoy import EnvoyConfig, ModelRoute
+from meshkit.errors import Reason
 from meshkit.wire import MODEL_HEADER
+from services.gateway.upstream import failures
+from tests.fixtures.envoy import with_bounds
 from tests.fixtures.servers import free_port
 
 CLUSTER: Final = "chat-a"
+NO_OTHERS: Final[Mapping[str, int]] = MappingProxyType({})
 METADATA: Final = [(MODEL_HEADER, "a")]
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -63,31 +68,37 @@ class Edge:
         self._infer = self._channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         self._folder = folder
 
-    async def start(self, workers: list[int], stack: AsyncExitStack) -> Self:
-        """Return once every worker is healthy to it."""
+    async def start(self, workers: list[int], stack: AsyncExitStack, bounds: Mapping[str, int]) -> Self:
+        """Return once every worker is healthy to it. bounds: see with_bounds."""
         envoy.write_endpoints(self._route, workers)
-        self._run(stack)
+        self._run(stack, bounds)
         stack.push_async_callback(self._channel.close)
         async with asyncio.timeout(20):
             while await self.stat("membership_healthy") != len(workers):
                 pass
         return self
 
-    def _run(self, stack: AsyncExitStack) -> None:
+    def _run(self, stack: AsyncExitStack, bounds: Mapping[str, int]) -> None:
         config, folder = self._folder / "envoy.yaml", self._folder
-        config.write_text(envoy.render(EnvoyConfig("127.0.0.1", *self._ports, [1], [1], [self._route], folder)))
+        text = envoy.render(EnvoyConfig("127.0.0.1", *self._ports, [1], [1], [self._route], folder))
+        config.write_text(with_bounds(text, bounds))
         process = subprocess.Popen(envoy.command(config), stdout=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.terminate)
 
     async def ask(self) -> str:
         """How a call ended."""
+        error = await self.failure()
+        return "OK" if error is None else error.code().name
+
+    async def failure(self) -> grpc.aio.AioRpcError | None:
+        """With what a call ended, if not well."""
         try:
             async for _ in self._infer(b"", metadata=METADATA, timeout=10):
                 pass
         except grpc.aio.AioRpcError as error:
-            return error.code().name
-        return "OK"
+            return error
+        return None
 
     async def stat(self, name: str) -> int:
         """A number of the workers' cluster."""
@@ -107,8 +118,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts an Envoy in front of these workers."""
     async with AsyncExitStack() as stack:
 
-        async def start(*workers: Worker) -> Edge:
-            return await Edge(tmp_path).start([await worker.serve(stack) for worker in workers], stack)
+        async def start(*workers: Worker, bounds: Mapping[str, int] = NO_OTHERS) -> Edge:
+            return await Edge(tmp_path).start([await worker.serve(stack) for worker in workers], stack, bounds)
 
         yield start
 
@@ -153,3 +164,14 @@ async def test_what_a_worker_refuses_is_not_asked_again(start: Start, code: grpc
     assert await edge.ask() == code.name
 
     assert refusing.num_calls == 1
+
+
+@pytest.mark.parametrize("bounds", [{"max_requests": 0}, {"max_heap_size_bytes": 1}], ids=["full", "out of memory"])
+async def test_envoys_own_bounds_are_no_room_to_a_gateway(start: Start, bounds: Mapping[str, int]) -> None:
+    edge = await start(Worker(grpc.StatusCode.OK), bounds=bounds)
+
+    async with asyncio.timeout(10):
+        while (error := await edge.failure()) is None:
+            pass  # it looks at its memory once a second
+
+    assert failures.from_status(error, model="a").reason is Reason.QUEUE_FULL

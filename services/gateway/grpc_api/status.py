@@ -1,43 +1,13 @@
 """Decides how a failure looks over gRPC: the table's code, with google.rpc details beside it."""
 
-from typing import Final
-
 import grpc
-from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
-from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from meshkit.errors import MeshError, Reason
+from meshkit.errors import MeshError
+from meshkit.rich_status import rich_status
 from services.gateway.errors import public_message, retry_after_s
-
-_DOMAIN: Final = "zhinao.mesh"
 
 
 def to_status(error: MeshError) -> grpc.Status:
-    """The failure as a rich status: ErrorInfo; RetryInfo, BadRequest and QuotaFailure where they have something to say.
-
-    That is: when to try again, which field is wrong, which limit of the key is reached.
-    """
-    info = ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata={"param": error.param} if error.param else {})
-    details = [_packed(info)]
-    if (wait_s := retry_after_s(error)) is not None:
-        delay = Duration()
-        delay.FromMilliseconds(round(wait_s * 1000))
-        details.append(_packed(RetryInfo(retry_delay=delay)))
-    if error.param and error.row.grpc is grpc.StatusCode.INVALID_ARGUMENT:
-        violation = BadRequest.FieldViolation(field=error.param, description=error.message)
-        details.append(_packed(BadRequest(field_violations=[violation])))
-    if error.reason is Reason.TENANT_LIMIT:
-        subject = error.code or error.row.openai_code or ""
-        details.append(_packed(QuotaFailure(violations=[{"subject": subject, "description": error.message}])))
-    code: int = error.row.grpc.value[0]
-    return rpc_status.to_status(Status(code=code, message=public_message(error), details=details))
-
-
-def _packed(message: Message) -> Any:
-    packed = Any()
-    packed.Pack(message)
-    return packed
+    """The failure as a rich status, in words that a client may read."""
+    return rpc_status.to_status(rich_status(error, message=public_message(error), wait_s=retry_after_s(error)))

@@ -5,14 +5,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import grpc
 import httpx
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 
 from mesh.plan import EdgeLimits
-from meshkit.errors import Reason
-from services.gateway.upstream import failures
 from tests.fixtures.envoy import running_envoy
 from tests.fixtures.servers import free_port
 from zhinao.chat.v1.chat_pb2 import GenerateRequest
@@ -20,6 +21,7 @@ from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+GrpcStatus = tuple[grpc.StatusCode, str, int | None]
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 NO_OTHERS: Mapping[str, int] = MappingProxyType({})
 FULL = {"max_pending_requests": 0}
@@ -66,14 +68,18 @@ class Gateway:
 
 @asynccontextmanager
 async def edge(
-    folder: Path, *gateways: Behaviour, bounds: Mapping[str, int] = NO_OTHERS, limits: EdgeLimits | None = None
+    folder: Path,
+    *gateways: Behaviour,
+    bounds: Mapping[str, int] = NO_OTHERS,
+    limits: EdgeLimits | None = None,
+    grpc_port: int | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Envoy in front of gateways that behave like that, or of one that is not there; the rest is running_envoy's."""
     ports = [free_port() for _ in gateways or "-"]
     async with AsyncExitStack() as stack:
         for gateway, port in zip(gateways, ports, strict=False):
             await stack.enter_async_context(await asyncio.start_server(gateway, "127.0.0.1", port))
-        envoy = running_envoy(folder, *ports, grpc_port=free_port(), bounds=bounds, limits=limits)
+        envoy = running_envoy(folder, *ports, grpc_port=grpc_port or free_port(), bounds=bounds, limits=limits)
         edge_port = await stack.enter_async_context(envoy)
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge_port}", trust_env=False)
         yield await stack.enter_async_context(http)
@@ -124,26 +130,6 @@ async def test_near_the_end_of_its_memory_envoy_refuses_before_it_asks_a_gateway
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("bounds", [FULL, OUT_OF_MEMORY], ids=["full", "out of memory"])
-async def test_envoys_own_bounds_are_no_room_to_a_gateway_that_calls_through_it(
-    tmp_path: Path, bounds: Mapping[str, int]
-) -> None:
-    async def ask(channel: grpc.aio.Channel) -> Reason:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ChatServiceStub(channel).Generate(GenerateRequest()).read()
-        return failures.from_status(caught.value, model="m").reason
-
-    async with (
-        edge(tmp_path, bounds=bounds) as http,
-        grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel,
-        asyncio.timeout(10),
-    ):
-        while (reason := await ask(channel)) is Reason.NOT_READY:
-            pass
-
-    assert reason is Reason.QUEUE_FULL
-
-
 async def test_a_body_that_grows_beyond_the_limit_reaches_no_gateway(tmp_path: Path) -> None:
     gateway = Gateway(WHOLE)
     async with edge(tmp_path, gateway, limits=EdgeLimits(max_body_bytes=1000)) as http:
@@ -165,15 +151,13 @@ async def pieces(num_bytes: int) -> AsyncIterator[bytes]:
 async def test_more_requests_than_the_edge_takes_in_a_second(tmp_path: Path) -> None:
     async with edge(tmp_path, Gateway(WHOLE), limits=EdgeLimits(requests_per_second=1)) as http:
         first, second = await asyncio.gather(*(http.get("/v1/models", headers={"x-request-id": "me"}) for _ in "ab"))
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await ChatServiceStub(channel).Generate(GenerateRequest()).read()
+        status = await grpc_status(http)
 
     refused = max(first, second, key=lambda answer: answer.status_code)
     assert {first.status_code, second.status_code} == {200, 429}
     check(refused, 429, "rate_limit_error", "rate_limit_exceeded", LATER)
     assert refused.headers["x-request-id"] == "me"
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert status == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TENANT_LIMIT", 1)
 
 
 async def test_metrics_are_nothing_for_clients(tmp_path: Path) -> None:
@@ -238,10 +222,45 @@ async def test_what_is_no_http(tmp_path: Path, lines: list[bytes]) -> None:
     assert b'"type":"invalid_request_error"' in body
 
 
-async def test_a_grpc_client_reads_a_status_and_no_json(tmp_path: Path) -> None:
-    async with edge(tmp_path) as http, grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        (NO_OTHERS, (grpc.StatusCode.UNAVAILABLE, "NOT_READY", 1)),
+        (FULL, (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 1)),
+        (OUT_OF_MEMORY, (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 1)),
+    ],
+    ids=["no gateway", "full", "out of memory"],
+)
+async def test_a_grpc_client_reads_a_status_with_details_and_no_json(
+    tmp_path: Path, bounds: Mapping[str, int], expected: GrpcStatus
+) -> None:
+    async with edge(tmp_path, bounds=bounds) as http, asyncio.timeout(10):
+        while (status := await grpc_status(http)) != expected:
+            assert bounds is OUT_OF_MEMORY  # it looks at its memory once a second
+
+    assert status == expected
+
+
+async def test_a_grpc_client_is_told_of_a_gateway_that_was_lost_and_may_ask_at_once(tmp_path: Path) -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    async with await asyncio.start_server(die, "127.0.0.1", 0) as gateway:
+        port = gateway.sockets[0].getsockname()[1]
+        async with edge(tmp_path, grpc_port=port) as http:
+            assert await grpc_status(http) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_LOST", None)
+
+
+async def grpc_status(http: httpx.AsyncClient) -> GrpcStatus:
+    """How the edge answers a call: code, reason, and after how many seconds to ask again."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{http.base_url.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ChatServiceStub(channel).Generate(GenerateRequest()).read()
-
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert caught.value.details() and "{" not in caught.value.details()
+    error, trailers = caught.value, dict(caught.value.trailing_metadata())
+    status = Status.FromString(cast("bytes", trailers["grpc-status-details-bin"]))
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    info, retry = ErrorInfo(), RetryInfo()
+    has_retry = any(detail.Unpack(retry) for detail in status.details)
+    assert any(detail.Unpack(info) for detail in status.details)
+    return error.code(), info.reason, retry.retry_delay.ToSeconds() if has_retry else None
