@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,18 @@ def test_ids_and_text_equal_transformers(demo: Tokenizer, demo_oracle: PreTraine
 
 def test_a_long_text_equals_transformers(demo: Tokenizer, demo_oracle: PreTrainedTokenizerBase) -> None:
     assert demo.encode(TRAINING_TEXT) == demo_oracle(TRAINING_TEXT).input_ids
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(demo: Tokenizer) -> None:
+    text = TRAINING_TEXT * (400_000 // len(TRAINING_TEXT))
+    begun = time.perf_counter()
+    longest, last = 0.0, begun
+    with ThreadPoolExecutor(1) as pool:
+        ids = pool.submit(demo.encode, text)
+        while not ids.done():
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+    assert longest < (time.perf_counter() - begun) / 2
 
 
 @given(text=TEXTS)
