@@ -1,5 +1,6 @@
 """Chooses the next tokens from logits; each row depends on its own logits and request only, never on its neighbours."""
 
+import logging
 import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from meshkit.errors import MeshError, Reason
 from services.chat_worker.engine.draw import choose, pick
 from services.chat_worker.engine.sequence import MAX_TOP_LOGPROBS
 from services.chat_worker.engine.shaping import Row, shape
+
+log = logging.getLogger(__name__)
 
 _SCORED_ROWS = 64  # scored at once: a long prompt's log-probabilities would take a gigabyte together
 
@@ -90,4 +93,6 @@ def _failure(row: Row, highest: float) -> MeshError | None:
             Reason.INVALID_REQUEST,
             "no token may come next: allowed_token_ids, bad_token_ids, min_tokens and the answer's format leave none",
         )
-    return MeshError(Reason.INTERNAL, f"the best logit of a row is {highest}")
+    message = f"the best logit of a row is {highest}"
+    log.error(message)
+    return MeshError(Reason.INTERNAL, message)

@@ -12,6 +12,7 @@ from torch import Tensor
 from services.chat_worker.engine.sequence import Sampling
 
 _FORBIDDEN = float("-inf")
+_LEAST_PENALTY = 1e-30  # what is seen stands far above the rest already; less could make its logits infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def _penalise_repetition(logits: Tensor, rows: Rows[Row]) -> None:
     parts = ((number, row.token_ids) for number, row in enumerate(rows) if row.sampling.repetition_penalty != 1)
     owners, places = _places(logits, parts)
     if len(owners):
-        penalties = logits.new_tensor([row.sampling.repetition_penalty for row in rows])[owners]
+        penalties = logits.new_tensor([max(row.sampling.repetition_penalty, _LEAST_PENALTY) for row in rows])[owners]
         seen = logits.view(-1)[places]
         logits.view(-1)[places] = torch.where(seen > 0, seen / penalties, seen * penalties)
 

@@ -75,6 +75,8 @@ CHANGES: list[dict[str, Any]] = [
     {"min_p": 0.02, "top_p": 0.7, "top_k": 20},
     {"repetition_penalty": 1.3},
     {"repetition_penalty": 0.01},
+    {"repetition_penalty": 1e-40},
+    {"repetition_penalty": 1e-300},
     {"repetition_penalty": 2.0},
     {"presence_penalty": 2.0},
     {"presence_penalty": -2.0},
@@ -224,12 +226,15 @@ def test_the_first_of_the_highest_is_best_and_no_number_is_higher_than_all(vocab
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"repetition_penalty": 1.2, "top_p": 0.5}])
-def test_a_row_that_the_model_broke_fails_alone(value: float, changes: dict[str, Any]) -> None:
+def test_a_row_that_the_model_broke_fails_alone_and_is_logged(
+    value: float, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     logits = random_logits(3, 50)
     logits[1, 20] = value
     first, broken, last = sample(logits, [row(replace(RANDOM, **changes))] * 3)
     assert isinstance(broken, MeshError)
     assert broken.reason is Reason.INTERNAL
+    assert broken.message in caplog.text
     assert [first, last] == sample(logits[[0, 2]], [row(replace(RANDOM, **changes))] * 2)
 
 
