@@ -4,15 +4,21 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
+import grpc
 import httpx
 import psutil
 import pytest
 
 from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, wait_until, zhinao
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
+from zhinao.chat.v1.chat_pb2 import GenerateRequest, StopConditions
+from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
+from zhinao.tokenize.v1.tokenize_pb2 import TokenizeRequest
+from zhinao.tokenize.v1.tokenize_pb2_grpc import TokenizeServiceStub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -34,32 +40,58 @@ def two_gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         zhinao("down", "--state", str(state))
 
 
-def test_gateways_restarted_one_after_the_other_under_load_fail_no_request(two_gateways: Mesh) -> None:
+def ask(mesh: Mesh, stop: threading.Event, index: int) -> list[str]:
+    """Ask over REST until told to stop, and say how each ended; streams and whole answers, over kept and new
+    connections.
+    """
+    ends: list[str] = []
+    body = json.dumps(BODY | {"stream": index % 2 == 0, "max_tokens": 8 + 56 * (index % 3)})
+    with httpx.Client(base_url=mesh.url, timeout=60) as kept:
+        while not stop.is_set():
+            client = kept if index % 4 < 2 else httpx
+            url = PATH if client is kept else mesh.url + PATH
+            try:
+                answer = client.post(url, content=body, headers=HEADERS)
+            except httpx.HTTPError as error:
+                ends.append(repr(error))
+                continue
+            is_whole = answer.status_code == 200 and (index % 2 or "data: [DONE]" in answer.text)
+            ends.append("whole" if is_whole else f"{answer.status_code}: {answer.text[-300:]}")
+    return ends
+
+
+def ask_over_grpc(mesh: Mesh, stop: threading.Event, index: int) -> list[str]:
+    """The same over gRPC: streams of an answer's tokens, and calls that have one answer."""
+    ends: list[str] = []
+    num_tokens, address = 8 + 56 * (index % 3), mesh.url.removeprefix("http://")
+    request = GenerateRequest(text="hi", stop=StopConditions(max_tokens=num_tokens))
+    with grpc.insecure_channel(address) as kept:
+        while not stop.is_set():
+            with nullcontext(kept) if index % 4 < 2 else grpc.insecure_channel(address) as channel:
+                try:
+                    if index % 2:
+                        is_whole = TokenizeServiceStub(channel).Tokenize(TokenizeRequest(text="hi"), timeout=60).ids
+                    else:
+                        pieces = ChatServiceStub(channel).Generate(request, timeout=60)
+                        is_whole = sum(len(piece.token_ids) for piece in pieces) == num_tokens
+                    ends.append("whole" if is_whole else "cut off")
+                except grpc.RpcError as error:
+                    ends.append(str(error))
+    return ends
+
+
+@pytest.mark.parametrize("asker", [ask, ask_over_grpc], ids=["REST", "gRPC"])
+def test_gateways_restarted_one_after_the_other_under_load_fail_no_request(
+    two_gateways: Mesh, asker: Callable[[Mesh, threading.Event, int], list[str]]
+) -> None:
     mesh, stop = two_gateways, threading.Event()
 
     def pids() -> dict[str, int]:
         return {part["name"]: part["pid"] for part in mesh.parts() if part["kind"] == "gateway"}
 
-    def ask(index: int) -> list[str]:
-        """Ask until told to stop; streams and whole answers, over kept and new connections."""
-        ends: list[str] = []
-        body = json.dumps(BODY | {"stream": index % 2 == 0, "max_tokens": 8 + 56 * (index % 3)})
-        with httpx.Client(base_url=mesh.url, timeout=60) as kept:
-            while not stop.is_set():
-                client = kept if index % 4 < 2 else httpx
-                url = PATH if client is kept else mesh.url + PATH
-                try:
-                    answer = client.post(url, content=body, headers=HEADERS)
-                except httpx.HTTPError as error:
-                    ends.append(repr(error))
-                    continue
-                is_whole = answer.status_code == 200 and (index % 2 or "data: [DONE]" in answer.text)
-                ends.append("whole" if is_whole else f"{answer.status_code}: {answer.text[-300:]}")
-        return ends
-
     before = pids()
     with ThreadPoolExecutor(8) as threads:
-        asking = [threads.submit(ask, index) for index in range(8)]
+        asking = [threads.submit(asker, mesh, stop, index) for index in range(8)]
         try:
             zhinao("restart", "--state", str(mesh.state))
         finally:
