@@ -4,7 +4,6 @@ import http.client
 import json
 import socket
 import struct
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -157,18 +156,3 @@ def _post(edge: str, path: str, body: object, timeout_s: float, key: str | None)
         raise MeshFailure(f"{edge}{path}: {type(error).__name__}: {error}") from error
     finally:
         connection.close()
-
-
-def main() -> None:
-    """Ping a worker and leave with 0 if its engine answered: `python -m mesh.probe KIND HOST:PORT`.
-
-    For a kubelet, whose own gRPC probe would ask Triton alone.
-    """
-    kind, target = sys.argv[1:]
-    health = ping_worker(target, kind)
-    sys.stdout.write(f"{health}\n")  # the kubelet shows it in the pod's events
-    sys.exit(health is not Health.READY)
-
-
-if __name__ == "__main__":
-    main()

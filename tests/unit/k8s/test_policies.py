@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from mesh.kubernetes import MANIFESTS, MESH
 from mesh.worker_container import EXIT_TIMEOUT_S, PORTS
+from mesh.worker_probe import PATIENCE_S
 from meshkit.settings import MAX_BODY_BYTES
 from services.chat_worker.settings import ChatSettings
 from services.embed_worker.settings import EmbedSettings
@@ -200,12 +201,21 @@ def test_probes_ask_what_is_there(name: str) -> None:
                 assert asked["port"] in {port["name"] for port in container["ports"]}
             else:
                 words = container[probe]["exec"]["command"]
-                assert words == ["sh", "-c", f'exec python3 -m mesh.probe "$KIND" 127.0.0.1:{MESH.worker_port}']
+                assert words == ["sh", "-c", 'exec python3 -m mesh.worker_probe "$KIND"']
+                assert container[probe]["timeoutSeconds"] > PATIENCE_S
     for monitor in of_kind(name, "ServiceMonitor"):
         (endpoint,) = monitor["spec"]["endpoints"]
         workload = monitor["metadata"]["name"]
         assert endpoint["path"] in paths.get(workload, {"/metrics"})
         assert [each["metadata"]["name"] for each in selected(name, monitor["spec"]["selector"])] == [workload]
+
+
+@every_build
+def test_a_worker_that_dies_gets_no_calls_two_seconds_later(name: str) -> None:
+    for deployment in of_kind(name, "Deployment"):
+        probe = pod(deployment)["containers"][0]["readinessProbe"]
+        if "exec" in probe:
+            assert (probe["periodSeconds"], probe["failureThreshold"]) == (2, 1)
 
 
 @every_build
