@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from mesh.worker_probe import ask as ask_worker
 from tests.e2e.conftest import CHAT_ONLY, Mesh, free_port, wait_until, zhinao
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, StopConditions
@@ -134,12 +135,14 @@ def test_a_stuck_or_dead_model_fails_readiness_within_two_seconds_and_comes_back
 
     stub.send_signal(number)
     seconds = seconds_until_not_ready(mesh.url)
-    state = next(part["state"] for part in mesh.parts() if part["model"] == "tiny")
+    worker = next(part for part in mesh.parts() if part["model"] == "tiny")
+    asked_by_kubelet = ask_worker("chat", int(worker["http"].rpartition(":")[2]), patience_s=1.0)
     if number is signal.SIGSTOP:
         stub.send_signal(signal.SIGCONT)
 
     assert seconds < 2
-    assert state != "ready"  # a Triton that aborts over its dead stub is starting already
+    assert asked_by_kubelet is not None
+    assert worker["state"] != "ready"  # a Triton that aborts over its dead stub is starting already
     assert wait_until(lambda: is_ready(mesh), 90)
 
 
