@@ -155,4 +155,4 @@ def test_a_gateway_that_leaves_fails_readiness_within_two_seconds(two_gateways: 
     seconds = seconds_until_not_ready(leaving["http"])
 
     assert seconds < 2
-    assert is_ready(mesh)  # by the other one
+    assert wait_until(lambda: is_ready(mesh), 2)  # by the other one, once Envoy has seen it too
