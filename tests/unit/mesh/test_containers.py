@@ -1,4 +1,4 @@
-"""What containers of k8s/ run: the worker's server, its probe, and the fetching of its checkpoint."""
+"""What containers of k8s/ run: the worker's server, and the fetching of its checkpoint."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import checkpoint_fetch, probe, triton, worker_container
+from mesh import checkpoint_fetch, triton, worker_container
 
 
 def test_a_worker_becomes_the_local_meshs_server_open_to_other_pods(
@@ -35,21 +35,6 @@ def test_an_images_own_triton_goes_before_the_wheels(tmp_path: Path, monkeypatch
 
     assert triton.command("chat", (1, 2, 3), "p")[0] == f"{tmp_path}/bin/tritonserver"
     assert triton.environment()["LD_LIBRARY_PATH"].endswith(":/usr/local/cuda/lib64")
-
-
-@pytest.mark.parametrize(("health", "code"), [(probe.Health.READY, False), (probe.Health.NOT_READY, True)])
-def test_a_kubelet_reads_the_ping_from_the_exit_code(
-    health: probe.Health, code: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(sys, "argv", ["probe", "chat", "127.0.0.1:8001"])
-    monkeypatch.setattr(probe, "ping_worker", lambda *words: asked.append(words) or health)
-
-    with pytest.raises(SystemExit) as left:
-        probe.main()
-
-    assert (asked, left.value.code) == ([("127.0.0.1:8001", "chat")], code)
-    assert capsys.readouterr().out == f"{health}\n"
 
 
 def test_a_checkpoint_is_fetched_once_and_again_if_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
