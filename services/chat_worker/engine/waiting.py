@@ -5,15 +5,17 @@ import itertools
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 
-from services.chat_worker.engine.sequence import Priority, Sequence
+from services.chat_worker.engine.sequence import Priority, RequestId, Sequence
 
 BULK_TURN = 16  # interactive sequences that may pass a bulk one before it has its turn
 _FEW_ACCOUNTS = 64  # not worth forgetting
 
 
 class WaitingQueue:
-    """Interactive sequences before bulk ones; within a class the tenant who was served least; then first come.
+    """Interactive sequences before bulk ones; within a class the tenant who was served least; then requests by turns.
 
+    A request with one answer has its turn in the order of arrival; one with many has a turn for each of them, so that
+    it keeps no other waiting for them all.
     So that bulk work does not starve, every BULK_TURN interactive sequences that are let in while bulk ones wait are
     followed by one of those, which from then on counts as interactive.
     """
@@ -35,12 +37,14 @@ class WaitingQueue:
         return len(self._classes[Priority.INTERACTIVE])
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence behind the others of its tenant. O(log tenants)."""
+        """Queue a new request's first sequence behind the others of its tenant. O(log tenants)."""
         self._classes[sequence.priority].add(sequence, len(sequence.token_ids), first=False)
         self.num_tokens += len(sequence.token_ids)
 
     def put_back(self, sequence: Sequence, num_tokens: int) -> None:
-        """Queue a sequence that has begun before the others of its tenant. num_tokens: to be computed for it again."""
+        """Queue a sequence that has begun before the others of its tenant, an answer but the first before its request's
+        others only. num_tokens: to be computed for it again.
+        """
         self._classes[sequence.priority].add(sequence, num_tokens, first=True)
         self.num_tokens += num_tokens
 
@@ -83,7 +87,8 @@ class _FairQueue:
     """
 
     def __init__(self) -> None:
-        self._lines: defaultdict[str, OrderedDict[Sequence, int]] = defaultdict(OrderedDict)
+        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
+        self._length = 0
         self._served: defaultdict[str, int] = defaultdict(int)  # tokens, by tenant
         self._level = 0  # where the next newcomer begins
         self._most_accounts = _FEW_ACCOUNTS
@@ -92,7 +97,7 @@ class _FairQueue:
         self._tickets = itertools.count()
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._lines.values())
+        return self._length
 
     def __iter__(self) -> Iterator[Sequence]:
         return itertools.chain.from_iterable(self._lines.values())
@@ -101,9 +106,8 @@ class _FairQueue:
         tenant = sequence.tenant
         if tenant not in self._lines:
             self._begin(tenant)
-        self._lines[tenant][sequence] = num_tokens
-        if first:
-            self._lines[tenant].move_to_end(sequence, last=False)
+        self._lines[tenant].add(sequence, num_tokens, first=first)
+        self._length += 1
         if tenant not in self._in_heap:
             self._in_heap.add(tenant)
             heapq.heappush(self._heap, (self._served[tenant], next(self._tickets), tenant))
@@ -111,8 +115,9 @@ class _FairQueue:
     def remove(self, sequence: Sequence) -> int:
         """Take a sequence out; returns the tokens to be computed for it."""
         line = self._lines[sequence.tenant]
-        num_tokens = line.pop(sequence)
-        if not line:
+        num_tokens = line.remove(sequence)
+        self._length -= 1
+        if line.is_empty:
             del self._lines[sequence.tenant]
         return num_tokens
 
@@ -126,7 +131,7 @@ class _FairQueue:
                 heapq.heapreplace(self._heap, (self._served[tenant], ticket, tenant))
             else:
                 self._level = max(self._level, served)
-                return next(iter(self._lines[tenant]))
+                return self._lines[tenant].head
         return None
 
     def charge(self, tenant: str, num_tokens: int) -> None:
@@ -143,3 +148,37 @@ class _FairQueue:
             kept = {t: n for t, n in self._served.items() if n >= self._level or t == tenant or t in self._lines}
             self._served = defaultdict(int, kept)
             self._most_accounts = 2 * len(kept) + _FEW_ACCOUNTS
+
+
+class _Line:
+    """The sequences of one tenant: its requests take turns, an answer each."""
+
+    def __init__(self) -> None:
+        self._requests: OrderedDict[RequestId, OrderedDict[Sequence, int]] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return itertools.chain.from_iterable(self._requests.values())
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._requests
+
+    @property
+    def head(self) -> Sequence:
+        return next(iter(self))
+
+    def add(self, sequence: Sequence, num_tokens: int, *, first: bool) -> None:
+        answers = self._requests.setdefault(sequence.request_id, OrderedDict())
+        answers[sequence] = num_tokens
+        if first:
+            answers.move_to_end(sequence, last=False)
+            if sequence.index == 0:
+                self._requests.move_to_end(sequence.request_id, last=False)
+
+    def remove(self, sequence: Sequence) -> int:
+        """Take a sequence out, with which its request has had its turn; returns the tokens to be computed for it."""
+        answers = self._requests.pop(sequence.request_id)
+        num_tokens = answers.pop(sequence)
+        if answers:
+            self._requests[sequence.request_id] = answers
+        return num_tokens

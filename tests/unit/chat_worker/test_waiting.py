@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -113,6 +114,32 @@ def test_a_sequence_that_gave_way_is_the_first_of_its_tenant() -> None:
     queue.put_back(make_sequence(2), 4)
     assert queue.num_tokens == 24
     assert let_all_in(queue) == [2, 0, 1]
+
+
+def test_a_request_with_many_answers_lets_others_of_its_tenant_in_between() -> None:
+    queue = make_queue()
+    for index in range(1, 20):  # the first has branched
+        queue.put_back(replace(make_sequence(0), index=index), 1)
+    queue.add(make_sequence(1))
+    queue.add(make_sequence(2))
+    assert let_all_in(queue) == [0, 1, 2, *[0] * 18]
+
+
+def test_requests_with_many_answers_take_turns_and_none_starves() -> None:
+    queue = make_queue()
+    for number in range(2):
+        for index in range(1, 4):
+            queue.put_back(replace(make_sequence(number), index=index), 1)
+    for number in range(2, 50):
+        queue.add(make_sequence(number))
+    assert let_all_in(queue) == [0, 1, *range(2, 50), 0, 1, 0, 1]
+
+
+def test_another_answer_that_gave_way_is_the_first_of_its_request_only() -> None:
+    queue = make_queue(make_sequence(0))
+    for index in (1, 2):
+        queue.put_back(replace(make_sequence(1), index=index), 1)
+    assert [each.index for each in (let_in(queue), let_in(queue), let_in(queue))] == [0, 2, 1]
 
 
 def test_interactive_sequences_go_before_bulk_ones() -> None:
