@@ -1,7 +1,7 @@
-"""Turns a failure into one message and an exit code at the terminal; decides no wording."""
+"""Turns a failure into one message and an exit code, and a terminal that is gone into silence; decides no wording."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
@@ -23,3 +23,9 @@ def shown_failures() -> Generator[None]:
     except (MeshFailure, OSError) as failure:  # the latter: a folder that cannot be written, and the like
         typer.echo(f"zhinao: {failure}", err=True)
         raise typer.Exit(1) from None
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line if there is still somewhere to print it: a closed terminal or pipe must not end a teardown."""
+    with suppress(OSError):
+        typer.echo(line, err=err)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from cli import up_options
-from cli.failures import shown_failures
+from cli.failures import say, shown_failures
 from cli.options import UpWords
 from cli.plan import plan
 from mesh.plan import EdgeLimits
@@ -91,7 +91,7 @@ def down(state: StateOption = None) -> None:
             return
         stop_autoscaler(folder)
         with folder.lock():
-            bring_down(folder, typer.echo)
+            bring_down(folder, say)
 
 
 @app.command()

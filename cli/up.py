@@ -11,6 +11,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
+from cli.failures import say
 from cli.keys import choose_database, own_key
 from cli.options import UpWords, check_checkpoint, to_options, wanted_models
 from cli.weights import find_checkpoint
@@ -56,7 +57,7 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
             check_checkpoint(Path(model.path), model.id)
         _start(options, state)
     if not detach:
-        _stay(state)
+        stay(state)
 
 
 def _start(options: Options, state: StateFolder) -> None:
@@ -73,36 +74,37 @@ def _start(options: Options, state: StateFolder) -> None:
                 lambda name: console.print(f"  {name} is ready ({time.monotonic() - began_s:.1f} s)"),
                 key=key,
             )
+        say(f"the mesh is up ({time.monotonic() - began_s:.1f} s)")
+        _announce(plan, paths, state)
     except KeyboardInterrupt:
-        typer.echo("interrupted: stopping", err=True)
+        _take_no_more_signals()
+        say("interrupted: stopping", err=True)
         _bring_down_quietly(state)
         raise typer.Exit(INTERRUPTED) from None
     except BaseException:
         _bring_down_quietly(state)
         raise
-    typer.echo(f"the mesh is up ({time.monotonic() - began_s:.1f} s)")
-    _announce(plan, paths, state)
 
 
-def _stay(state: StateFolder) -> None:
+def stay(state: StateFolder) -> None:
     """Wait for Ctrl-C, SIGTERM, a closed terminal or the mesh's end; then bring it down."""
-    typer.echo("Ctrl-C stops it")
     supervisor, never = Supervisor(state), threading.Event()
     try:
+        say("Ctrl-C stops it")
         while supervisor.is_running():
             never.wait(1.0)
     except KeyboardInterrupt:
-        typer.echo("stopping")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        _take_no_more_signals()
+        say("stopping")
+    else:
+        _take_no_more_signals()
     stop_autoscaler(state)
     with state.lock(wait=True):  # it may be a `zhinao down` that ended the mesh, and is not done yet
-        bring_down(state, typer.echo)
+        bring_down(state, say)
 
 
 def _bring_down_quietly(state: StateFolder) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    _take_no_more_signals()
     bring_down(state, lambda _: None)
 
 
@@ -125,23 +127,23 @@ def check_same(running: Options, wanted: Options, state: StateFolder) -> None:
 
 
 def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:
-    typer.echo(f"  REST and gRPC  {plan.edge}")
-    typer.echo(f"  documentation  {plan.edge}/docs")
-    typer.echo(f"  models         {', '.join(paths) or '(none)'}")
-    typer.echo(f"  logs           {state.logs}")
+    say(f"  REST and gRPC  {plan.edge}")
+    say(f"  documentation  {plan.edge}/docs")
+    say(f"  models         {', '.join(paths) or '(none)'}")
+    say(f"  logs           {state.logs}")
     if plan.options.database_url is None:
-        typer.echo(
+        say(
             f"  KEYS           NONE: whoever reaches {plan.edge} is served. "
             "To ask for keys: zhinao keys create NAME, zhinao down, and up again"
         )
     else:
-        typer.echo("  keys           needed: zhinao keys create NAME makes one")
+        say("  keys           needed: zhinao keys create NAME makes one")
     shown: set[str] = set()
     for model in plan.options.models:
         if model.kind not in shown:
             shown.add(model.kind)
-            typer.echo(f"\n{_example(plan, model.id, paths[model.id])}")
-    typer.echo()
+            say(f"\n{_example(plan, model.id, paths[model.id])}")
+    say("")
 
 
 def _example(plan: Plan, model: str, path: str) -> str:
@@ -153,3 +155,8 @@ def _example(plan: Plan, model: str, path: str) -> str:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _take_no_more_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,11 +1,18 @@
-"""What `zhinao up` says of a mesh that runs already."""
+"""What `zhinao up` says of a mesh that runs already, and that it ends its own though nobody reads what it says."""
 
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
-from cli.up import check_same
+from cli.up import check_same, stay
 from mesh.failure import MeshFailure
 from mesh.plan import Options
 from mesh.state import StateFolder
@@ -30,3 +37,34 @@ def test_the_database_is_named_without_its_password(tmp_path: Path, swapped: boo
         check_same(*(reversed(pair) if swapped else pair), StateFolder(tmp_path))
 
     assert "s3cret" not in str(failure.value)
+
+
+class ClosedTerminal(io.StringIO):
+    """A standard output that takes nothing."""
+
+    @override
+    def write(self, _text: str, /) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def _interrupted(_supervisor: object) -> bool:
+    raise KeyboardInterrupt
+
+
+def test_a_mesh_in_the_foreground_is_brought_down_though_its_terminal_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[StateFolder] = []
+
+    def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
+        say("stopping the gateway")
+        ended.append(state)
+
+    monkeypatch.setattr("cli.up.Supervisor.is_running", _interrupted)
+    monkeypatch.setattr("cli.up.stop_autoscaler", lambda _state: None)
+    monkeypatch.setattr("cli.up.bring_down", bring_down)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "stdout", ClosedTerminal())
+    stay(StateFolder(tmp_path))
+
+    assert ended == [StateFolder(tmp_path)]
