@@ -1,6 +1,5 @@
 """`zhinao keys` and `zhinao usage`: who may ask, how much, and what they used; and whether a mesh asks for keys."""
 
-import ipaddress
 import json
 import os
 from collections.abc import Generator
@@ -12,6 +11,7 @@ from typing import Final
 import typer
 
 from cli.failures import UsageFailure
+from cli.options import read_host
 from cli.tables import open_console, table_for
 from mesh.failure import MeshFailure
 from mesh.plan import load_plan
@@ -84,7 +84,7 @@ def choose_database(state: StateFolder, host: str, *, insecure_no_keys: bool) ->
         return None
     if url or (state.database.exists() and _made_keys(state)):
         return url or _own_url(state)
-    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+    if not read_host(host).is_loopback:
         raise UsageFailure(
             f"--host {host} lets others in and there are no keys: make one with `zhinao keys create NAME`, or say "
             "--insecure-no-keys to serve whoever comes"

@@ -108,15 +108,19 @@ def read_scale(words: Sequence[str]) -> dict[str, int]:
     return numbers
 
 
+def read_host(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address of the edge; `localhost` is 127.0.0.1. Raises UsageFailure."""
+    try:
+        return ipaddress.ip_address("127.0.0.1" if text == "localhost" else text)
+    except ValueError:
+        raise UsageFailure(f"--host {text!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
+
+
 def to_options(words: UpWords, models: Sequence[Model], database_url: str | None = None) -> Options:
     """Join the words with the found models. Raises UsageFailure."""
-    try:
-        host = str(ipaddress.ip_address("127.0.0.1" if words.host == "localhost" else words.host))
-    except ValueError:
-        raise UsageFailure(f"--host {words.host!r} is not an IP address, e.g. 127.0.0.1 or 0.0.0.0") from None
     replicas = read_replicas(words.replicas)
     return Options(
-        host,
+        str(read_host(words.host)),
         words.port,
         tuple(models),
         dict(words.dtypes),

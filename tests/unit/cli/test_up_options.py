@@ -162,6 +162,11 @@ def test_a_source_that_is_neither_folder_nor_name_is_refused() -> None:
         (["up", "--chat-model", "/no/such/folder"], 2, "neither a folder"),
         (["up", "--chat-model", "~nobody-is-called-so/x"], 2, "neither a folder"),
         (["up", "--port", "0"], 2, "--port"),
+        (
+            ["up", "--host", "nonsense.invalid", "--replicas", "chat=0,embed=0,rerank=0"],
+            2,
+            "zhinao: --host 'nonsense.invalid' is not an IP address",
+        ),
         (["up", "--embed-model", "/no/such/folder"], 2, "neither a folder"),
         (["up", "--rerank-dtype", "fp64"], 2, "--rerank-dtype fp64: expected one of auto"),
         (["down"], 0, "no mesh was running"),
