@@ -19,7 +19,7 @@ def find_checkpoint(source: str | None, kind: str = "chat") -> Path:
     if source is None:
         return _demo(kind)
     folder = Path(os.path.expanduser(source))
-    if folder.is_dir():
+    if source and folder.is_dir():  # Path("") is the current folder
         return folder.absolute()
     if _HUB_NAME.fullmatch(source):
         return _from_hub(source)

@@ -150,9 +150,10 @@ def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.
     assert find_checkpoint("weights") == tmp_path / "weights"
 
 
-def test_a_source_that_is_neither_folder_nor_name_is_refused() -> None:
-    with pytest.raises(UsageFailure, match="/no/such/folder"):
-        find_checkpoint("/no/such/folder")
+@pytest.mark.parametrize("source", ["/no/such/folder", ""])
+def test_a_source_that_is_neither_folder_nor_name_is_refused(source: str) -> None:
+    with pytest.raises(UsageFailure, match=f"{source!r} is neither a folder nor a name"):
+        find_checkpoint(source)
 
 
 @pytest.mark.parametrize(
