@@ -21,8 +21,15 @@ def shown_failures() -> Generator[None]:
         typer.echo(f"zhinao: {failure}", err=True)
         raise typer.Exit(2) from None
     except (MeshFailure, OSError) as failure:  # the latter: a folder that cannot be written, and the like
-        typer.echo(f"zhinao: {failure}", err=True)
+        typer.echo(f"zhinao: {_in_words(failure)}", err=True)
         raise typer.Exit(1) from None
+
+
+def _in_words(failure: MeshFailure | OSError) -> str:
+    """Its text; that of a system call names the file, and not the number of the error."""
+    if isinstance(failure, OSError) and failure.strerror and failure.filename:
+        return f"{failure.filename}: {failure.strerror}"
+    return str(failure)
 
 
 def say(line: str, *, err: bool = False) -> None:

@@ -115,7 +115,9 @@ class StateFolder:
             shutil.rmtree(folder, ignore_errors=not folder.exists())
 
     def claim(self) -> None:
-        """Make the folder a mesh's. Raises MeshFailure if it holds somebody else's files."""
+        """Make the folder a mesh's. Raises MeshFailure if it is a file, or holds somebody else's files."""
+        if self.path.is_file():
+            raise MeshFailure(f"{self.path} is a file; give --state a new or an empty folder")
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(self.path.iterdir()) and not (self.path / "lock").is_file():
             raise MeshFailure(f"{self.path} holds files that are no mesh's; give --state a new or an empty folder")

@@ -207,7 +207,20 @@ def test_a_state_folder_that_cannot_be_made_is_named_without_a_traceback(tmp_pat
     result = CliRunner().invoke(app, ["up", "--state", str(file / "state")])
 
     assert result.exit_code == 1
-    assert result.output == f"zhinao: [Errno 20] Not a directory: '{file / 'state'}'\n"
+    assert result.output == f"zhinao: {file / 'state'}: Not a directory\n"
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_file_is_no_state_folder(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    result = CliRunner().invoke(app, [command, "--state", str(file)])
+
+    assert (result.exit_code, result.output) == (
+        1,
+        f"zhinao: {file} is a file; give --state a new or an empty folder\n",
+    )
 
 
 def test_status_of_no_mesh_is_json_with_no_parts(tmp_path: Path) -> None:
