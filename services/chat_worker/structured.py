@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -18,6 +19,9 @@ _MAX_CACHED: Final = 128  # compiled forms
 _NUM_TRIED: Final = 8  # tokens of an answer that a new form is tried with, about a millisecond in all
 # Up to the first end tag; models put one or two line breaks behind it.
 _THOUGHT: Final = f'thought: words blanks\nwords[suffix="{THOUGHT_END}"]: /(?s:.*)/\nblanks: /\\n{{0,2}}/\n'
+_PLAINLY: Final = MappingProxyType(  # what the library only has a code for
+    {"NoExtensionBias": "no answer can be completed; it contradicts itself or has a part that must contain itself"}
+)
 _LIMITS: Final = LLParserLimits(verbose_errors=False)  # the library's own bounds: a mask takes 15 ms at the very most
 
 
@@ -25,7 +29,7 @@ Form = dict[str, object]  # one of llguidance's grammar objects, e.g. {"lark_gra
 
 
 class FormError(ValueError):
-    """A form cannot be kept to; the message carries the library's own words."""
+    """A form cannot be kept to; the message carries the library's own words where they say why."""
 
 
 class TokenGrammar:
@@ -117,7 +121,8 @@ def _begin_answer(matcher: LLMatcher) -> None:
         if not matcher.is_error():
             matcher.consume_token(int(allowed[len(allowed) // 2]))
     if matcher.is_error():
-        raise FormError(matcher.get_error().removesuffix("<non-verbose/>").strip())
+        reason = matcher.get_error().removesuffix("<non-verbose/>").strip()
+        raise FormError(_PLAINLY.get(reason, reason))
 
 
 def join(*forms: Form, behind_thought: bool = False) -> str:

@@ -157,7 +157,7 @@ def test_json_has_one_layout_so_that_blanks_cannot_go_on_for_ever() -> None:
         (FormatKind.JSON_SCHEMA, "[]", SCHEMA, "it must be a JSON object"),
         (FormatKind.JSON_SCHEMA, '{"type": "words"}', SCHEMA, "Invalid type: words"),
         (FormatKind.JSON_SCHEMA, '{"uniqueItems": true}', SCHEMA, "uniqueItems"),
-        (FormatKind.JSON_SCHEMA, '{"$ref": "#"}', SCHEMA, "cannot be kept to"),
+        (FormatKind.JSON_SCHEMA, '{"$ref": "#"}', SCHEMA, "must contain itself"),
         (FormatKind.JSON_SCHEMA, '{"$ref": "http://x/y"}', SCHEMA, "http://x/y"),
         (
             FormatKind.JSON_SCHEMA,
@@ -174,6 +174,9 @@ def test_json_has_one_layout_so_that_blanks_cannot_go_on_for_ever() -> None:
         (FormatKind.JSON_SCHEMA, '{"enum": ["' + "a" * 100_000 + '"]}', SCHEMA, "100000"),
         (FormatKind.REGEX, "(a", "structured_outputs.regex", "unclosed group"),
         (FormatKind.REGEX, "x{3}a{1000000}", "structured_outputs.regex", "cannot be kept to"),  # breaks in the answer
+        (FormatKind.REGEX, r"[^\s\S]", "structured_outputs.regex", "no answer can be completed"),
+        (FormatKind.GRAMMAR, "start: start", "structured_outputs.grammar", "must contain itself"),
+        (FormatKind.GRAMMAR, 'start: "a" e\ne: e e', "structured_outputs.grammar", "must contain itself"),
         (FormatKind.GRAMMAR, "start: x", "structured_outputs.grammar", "unknown name"),
         (FormatKind.GRAMMAR, "", "structured_outputs.grammar", "cannot be kept to"),
     ],
