@@ -3,10 +3,11 @@
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 import typer
 from rich.console import Console
@@ -115,7 +116,7 @@ def check_same(running: Options, wanted: Options, state: StateFolder) -> None:
     differences = [
         "database of keys is not the same"
         if name == "database_url"
-        else f"{name} is {runs[name]!r}, not {wants[name]!r}"
+        else f"{name} {'are' if name.endswith('s') else 'is'} {_in_words(runs[name])}, not {_in_words(wants[name])}"
         for name in runs
         if runs[name] != wants[name]
     ]
@@ -124,6 +125,22 @@ def check_same(running: Options, wanted: Options, state: StateFolder) -> None:
             f"another mesh runs in {state.path}: its {'; its '.join(differences)}. "
             "Stop it first (zhinao down), or give this one a --state and a --port of its own"
         )
+
+
+def _in_words(value: object) -> str:
+    """An option's value, in the words of the command line rather than Python's."""
+    match value:
+        case {"id": str(model_id), "kind": str(kind), "path": str(path)}:
+            return f"{model_id}={kind}:{path}"
+        case Mapping():
+            items = cast(Mapping[str, object], value).items()
+            return ", ".join(f"{name}={_in_words(each)}" for name, each in items) or "none"
+        case tuple():
+            return ", ".join(_in_words(each) for each in cast(tuple[object, ...], value)) or "none"
+        case None:
+            return "unset"
+        case _:
+            return str(value)
 
 
 def _announce(plan: Plan, paths: dict[str, str], state: StateFolder) -> None:

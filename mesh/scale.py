@@ -78,6 +78,8 @@ def numbers_by_model(models: Sequence[Model], wanted: Mapping[str, int]) -> dict
     numbers: dict[str, int] = {}
     for name, number in wanted.items():
         ids = [model.id for model in models if name in {model.kind, model.id}]
+        if not models:
+            raise MeshFailure(f"{name}={number}: this mesh has no models")
         if not ids:
             kinds = sorted({model.kind for model in models} | {model.id for model in models})
             raise MeshFailure(f"no model of this mesh is of kind, or called, {name!r}; there are {', '.join(kinds)}")

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typing_extensions import override
 
 from cli.up import check_same, stay
 from mesh.failure import MeshFailure
-from mesh.plan import Options
+from mesh.plan import EdgeLimits, Model, Options
 from mesh.state import StateFolder
 
 OPTIONS = Options(host="127.0.0.1", port=8360, models=(), dtypes={}, max_model_len=None)
@@ -27,6 +28,24 @@ def test_the_same_options_are_the_same_mesh(tmp_path: Path) -> None:
 def test_what_differs_is_named_with_both_values(tmp_path: Path) -> None:
     with pytest.raises(MeshFailure, match="its port is 8360, not 8400"):
         check_same(OPTIONS, replace(OPTIONS, port=8400), StateFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"models": (Model("m", "chat", "/w"),)}, "its models are none, not m=chat:/w. Stop"),
+        ({"replicas": {"chat": 2, "embed": 0}}, "its replicas are none, not chat=2, embed=0. Stop"),
+        ({"max_model_len": 512}, "its max_model_len is unset, not 512. Stop"),
+        ({"limits": EdgeLimits(7, 5)}, "requests_per_second=unset, not max_body_bytes=7, requests_per_second=5. Stop"),
+    ],
+)
+def test_what_differs_is_said_in_the_words_of_the_command_line(
+    wanted: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MeshFailure) as failure:
+        check_same(OPTIONS, replace(OPTIONS, **wanted), StateFolder(tmp_path))
+
+    assert said in str(failure.value)
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -34,6 +34,11 @@ def test_what_cannot_be_scaled_is_named(wanted: dict[str, int], words: str) -> N
         numbers_by_model(MODELS, wanted)
 
 
+def test_a_mesh_without_models_says_so() -> None:
+    with pytest.raises(MeshFailure, match="chat=2: this mesh has no models"):
+        numbers_by_model((), {"chat": 2})
+
+
 def test_new_workers_take_free_places_and_running_ones_keep_theirs(layout: Layout) -> None:
     plan = layout.plan()
 
