@@ -1,7 +1,6 @@
 """Reads the words of `zhinao up` into the mesh's options and refuses what it does not have yet; starts nothing."""
 
 import ipaddress
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Final
 
 from cli.failures import UsageFailure
 from mesh.plan import EdgeLimits, Model, ModelKind, Options
+from modelkit.config import CheckpointError, check_kind, read_json
 
 KINDS: Final[tuple[ModelKind, ...]] = ("chat", "embed", "rerank")
 _DECODER_DTYPES: Final = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
@@ -133,15 +133,15 @@ def to_options(words: UpWords, models: Sequence[Model], database_url: str | None
     )
 
 
-def check_checkpoint(folder: Path, model_id: str) -> None:
-    """Refuse at once what is no checkpoint at all; the worker reads it thoroughly. Raises UsageFailure."""
-    config = folder / "config.json"
+def check_checkpoint(model: Model) -> None:
+    """Refuse at once what no worker of its kind can run; the worker reads it thoroughly. Raises UsageFailure."""
+    config = Path(model.path) / "config.json"
     if not config.is_file():
-        raise UsageFailure(f"model {model_id!r}: {folder} is no checkpoint, it has no config.json")
+        raise UsageFailure(f"model {model.id!r}: {model.path} is no checkpoint, it has no config.json")
     try:
-        json.loads(config.read_bytes())
-    except ValueError as error:
-        raise UsageFailure(f"model {model_id!r}: {config} is not valid JSON: {error}") from None
+        check_kind(read_json(config), model.kind)
+    except CheckpointError as error:
+        raise UsageFailure(f"model {model.id!r}: {config} is not one of a {model.kind} model: {error}") from None
 
 
 def _served_model_names(names: Sequence[str]) -> dict[ModelKind, str]:

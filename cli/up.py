@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Final, cast
 
@@ -55,7 +54,7 @@ def up(words: UpWords, state: StateFolder, detach: bool) -> None:
             _announce(running, paths, state)
             return
         for model in models:
-            check_checkpoint(Path(model.path), model.id)
+            check_checkpoint(model)
         _start(options, state)
     if not detach:
         stay(state)

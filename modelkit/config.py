@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 
 class CheckpointError(ValueError):
@@ -20,6 +20,10 @@ class Architecture(StrEnum):
     ZHINAO = "ZhinaoForCausalLM"
     LLAMA = "LlamaForCausalLM"
     QWEN2 = "Qwen2ForCausalLM"
+
+
+ENCODERS: Final = ("BertModel", "BertForSequenceClassification", "BertForMaskedLM")  # see modelkit.encoder_checkpoint
+CROSS_ENCODER: Final = "BertForSequenceClassification"  # the one of them that ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """Build the config from the content of a config.json. Raises CheckpointError naming key and value."""
-    architecture = _architecture(raw)
+    architecture = Architecture(architecture_of(raw, [known.value for known in Architecture]))
     if architecture is Architecture.ZHINAO:
         raw = {**_ZHINAO_DEFAULTS, **raw}
     _refuse_unsupported(raw)
@@ -140,12 +144,21 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return config
 
 
-def _architecture(raw: Mapping[str, Any]) -> Architecture:
+def check_kind(raw: Mapping[str, Any], kind: Literal["chat", "embed", "rerank"]) -> None:
+    """Whether the content of a config.json describes what a worker of that kind runs. Raises CheckpointError."""
+    if kind == "embed":
+        if "architectures" in raw:  # a sentence encoder's weights may be in a folder of their own, with their config
+            architecture_of(raw, ENCODERS)
+    elif kind == "chat" or raw.get("architectures") != [CROSS_ENCODER]:
+        parse_config(raw)
+
+
+def architecture_of(raw: Mapping[str, Any], known: Sequence[str]) -> str:
+    """The one architecture that a config.json names. Raises CheckpointError if it is none of the known."""
     named = raw.get("architectures")
-    known = [architecture.value for architecture in Architecture]
-    if not isinstance(named, list) or len(cast(list[object], named)) != 1 or named[0] not in known:
-        raise CheckpointError(f"architectures is {named!r}, must be one of {known}")
-    return Architecture(named[0])
+    if named not in [[name] for name in known]:
+        raise CheckpointError(f"architectures is {named!r}, must be one of {list(known)}")
+    return named[0]
 
 
 def _refuse_unsupported(raw: Mapping[str, Any]) -> None:

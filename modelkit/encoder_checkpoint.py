@@ -9,11 +9,10 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 
-from modelkit.config import CheckpointError, count, number, read_json
+from modelkit.config import ENCODERS, CheckpointError, architecture_of, count, number, read_json
 from modelkit.encoder import Encoder, EncoderConfig
 from modelkit.weights import StoredTensor, open_weights, read_finite
 
-_ARCHITECTURES: Final = ("BertModel", "BertForSequenceClassification", "BertForMaskedLM")
 # Keys that change the result in a way this network does not have, with the only value it takes.
 _ONLY: Final[Mapping[str, object]] = MappingProxyType(
     {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
@@ -88,9 +87,7 @@ def load_encoder(checkpoint: EncoderCheckpoint) -> Encoder:
 
 def parse_encoder_config(raw: Mapping[str, Any]) -> EncoderConfig:
     """Read a BERT config.json. Raises CheckpointError naming the key and its value."""
-    architectures: object = raw.get("architectures")
-    if architectures not in [[name] for name in _ARCHITECTURES]:
-        raise CheckpointError(f"architectures is {architectures!r}, must be one of {list(_ARCHITECTURES)}")
+    architecture_of(raw, ENCODERS)
     for key, allowed in _ONLY.items():
         if raw.get(key, allowed) != allowed:
             raise CheckpointError(f"{key} is {raw[key]!r}, only {allowed!r} is supported")

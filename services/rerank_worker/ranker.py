@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from modelkit.checkpoint import Checkpoint
-from modelkit.config import CheckpointError, read_json
+from modelkit.config import CROSS_ENCODER, CheckpointError, read_json
 from modelkit.devices import best_device
 from modelkit.encoder_checkpoint import EncoderCheckpoint
 from modelkit.encoder_tokenizer import EncoderTokenizer
@@ -53,7 +53,7 @@ def load_ranker(folder: Path, precision: Precision, *, max_tokens: int = DEFAULT
     causal model, which then ranks by the likelihood of the query. max_tokens: of a pair; never more than the model has
     positions. Raises CheckpointError.
     """
-    if read_json(folder / "config.json").get("architectures") == ["BertForSequenceClassification"]:
+    if read_json(folder / "config.json").get("architectures") == [CROSS_ENCODER]:
         return _load_cross_encoder(folder, precision, max_tokens)
     return _load_causal(folder, precision, max_tokens)
 

@@ -12,6 +12,7 @@ from cli.failures import UsageFailure
 from cli.main import app
 from cli.options import UpWords, WantedModel, check_checkpoint, read_scale, to_options, wanted_models
 from cli.weights import find_checkpoint
+from mesh.plan import Model, ModelKind
 
 CHAT_ONLY = UpWords(
     host="127.0.0.1",
@@ -131,16 +132,60 @@ def test_a_host_must_be_an_address_and_localhost_is_one() -> None:
 
 def test_a_folder_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UsageFailure, match=r"'m'.*config\.json"):
-        check_checkpoint(tmp_path, "m")
+        check_checkpoint(Model("m", "chat", str(tmp_path)))
 
 
-def test_a_broken_config_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"hidden_size": ')
-    with pytest.raises(UsageFailure, match="not valid JSON"):
-        check_checkpoint(tmp_path, "m")
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 16,
+}
 
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    check_checkpoint(tmp_path, "m")
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        ("chat", '{"hidden_size": ', "is not JSON"),
+        ("chat", "[]", "must hold a JSON object, not list"),
+        ("chat", json.dumps({"hidden_size": 8}), "architectures is None"),
+        ("chat", json.dumps({"architectures": ["GPT2LMHeadModel"]}), "architectures is ['GPT2LMHeadModel']"),
+        ("chat", json.dumps({"architectures": ["LlamaForCausalLM"]}), "num_attention_heads"),
+        ("chat", json.dumps({"architectures": ["BertModel"], **SIZES}), "architectures is ['BertModel']"),
+        (
+            "embed",
+            json.dumps({"architectures": ["LlamaForCausalLM"], **SIZES}),
+            "architectures is ['LlamaForCausalLM']",
+        ),
+        ("rerank", json.dumps({"architectures": ["BertModel"], **SIZES}), "architectures is ['BertModel']"),
+    ],
+)
+def test_a_config_that_no_worker_of_the_kind_runs_is_refused_before_anything_starts(
+    kind: ModelKind, config: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+
+    with pytest.raises(UsageFailure) as failure:
+        check_checkpoint(Model("m", kind, str(tmp_path)))
+
+    assert said in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [
+        ("chat", "LlamaForCausalLM"),
+        ("embed", "BertModel"),
+        ("rerank", "BertForSequenceClassification"),
+        ("rerank", "Qwen2ForCausalLM"),
+    ],
+)
+def test_a_config_of_the_kind_is_taken(kind: ModelKind, architecture: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], **SIZES}))
+
+    check_checkpoint(Model("m", kind, str(tmp_path)))
 
 
 def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
