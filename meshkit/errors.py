@@ -75,9 +75,18 @@ TABLE: Final[Mapping[Reason, Row]] = MappingProxyType(
 )
 
 
+_LONGEST: Final = 1_000  # bytes of a message or a param; gRPC's trailers hold both twice, and 16 KiB of them are many
+
+
+def _cut(text: str) -> str:
+    data = text.encode(errors="surrogatepass")
+    return text if len(data) <= _LONGEST else data[:_LONGEST].decode(errors="ignore") + "…"
+
+
 class MeshError(Exception):
     """A failure that has a name; its message may be shown to the client.
 
+    message, param: what is too long to be read is cut, as they may repeat whatever the client sent.
     param: the request field at fault, as the client spelled it, e.g. `messages` or `stop`.
     code: an OpenAI code finer than the table's, e.g. `missing_required_parameter`.
     retry_after_s: how long the client should wait before it asks again, where that is known.
@@ -92,10 +101,10 @@ class MeshError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(message)
+        self.message = _cut(message)
+        self.param = None if param is None else _cut(param)
+        super().__init__(self.message)
         self.reason = reason
-        self.message = message
-        self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
 

@@ -15,6 +15,7 @@ MODEL_HEADER: Final = "x-mesh-model"  # gRPC metadata by which Envoy picks the w
 AFFINITY_HEADER: Final = (
     "x-mesh-affinity"  # and one of several: calls of the same value meet the same one, if it has room
 )
+MOST_ANSWERS: Final = 128  # n of one request; more is refused before anything is kept for each
 PING_TIMEOUT_S: Final = 1.5  # an engine answers between two steps; with the pause of who asks, 2 s in all
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from meshkit.errors import MeshError, Reason
+from meshkit.wire import MOST_ANSWERS
 from modelkit.chat_template import ChatTemplate, TemplateError
 from modelkit.conversation import CALL_END, THOUGHT_START, CallForm, Message, drop_oldest_rounds
 from modelkit.tokenizer import Tokenizer
@@ -17,7 +18,6 @@ from services.chat_worker.structured import GrammarCompiler, TokenGrammar
 from services.chat_worker.thoughts import Part
 from workerkit.checks import check_model
 
-_MAX_N = 128
 _ANSWER_SHARE = 4  # what part of the window a prompt that is to be truncated leaves to an answer of any length
 _MOST_TAG_TOKENS = 16  # of a tag that is spelled in single bytes, and blanks behind it
 
@@ -77,8 +77,8 @@ class PromptBuilder:
         token_ids = self._prompt_ids(request)
         param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
         max_tokens = _max_tokens(request, len(token_ids), self.max_model_len, param)
-        if not 1 <= request.n <= _MAX_N:
-            raise _invalid(f"n is {request.n}; it must be between 1 and {_MAX_N}", "n")
+        if not 1 <= request.n <= MOST_ANSWERS:
+            raise _invalid(f"n is {request.n}; it must be between 1 and {MOST_ANSWERS}", "n")
         call_form = CallForm.TAGGED if self._template is None else self._template.call_form
         begins_with = self._beginning(token_ids) if isinstance(request.prompt, ChatPrompt) else Part.TEXT
         thinks = begins_with is Part.THOUGHT

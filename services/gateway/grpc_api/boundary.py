@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -16,17 +16,25 @@ from services.gateway.spans import begin_span, end_rpc_span
 log = logging.getLogger(__name__)
 
 
+class Request(Protocol):
+    """Of any method."""
+
+    request_id: str
+
+
 @asynccontextmanager
 async def answering(
-    context: grpc.aio.ServicerContext[Any, Any], gateway: Gateway, *, route: str, request_id: str
+    context: grpc.aio.ServicerContext[Any, Any], gateway: Gateway, *, route: str, request: Request | None
 ) -> AsyncGenerator[Call]:
     """Around the whole of an RPC; a failure inside ends the call with the table's status.
 
-    Its trailing metadata says what the headers of an HTTP answer do.
+    request: None if its bytes could not be read. Trailing metadata says what the headers of an HTTP answer do.
     """
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     call = begin_call(
-        request_id or metadata.get("x-request-id"), metadata.get("traceparent"), metadata.get("authorization")
+        (request.request_id if request else None) or metadata.get("x-request-id"),
+        metadata.get("traceparent"),
+        metadata.get("authorization"),
     )
     call.timeout = context.time_remaining()
     begin_span(gateway.tracer, call)
@@ -34,6 +42,8 @@ async def answering(
     try:
         if gateway.tenancy is not None:
             await gateway.tenancy.authenticate(call, metadata.get("authorization"))
+        if request is None:
+            raise MeshError(Reason.INVALID_REQUEST, f"the message cannot be read as the request of {route}")
         yield call
         code = grpc.StatusCode.OK
         context.set_trailing_metadata(tuple(call.headers().items()))

@@ -25,7 +25,7 @@ class EmbeddingServicer(EmbeddingServiceServicer):
         self, request: EmbedRequest, context: grpc.aio.ServicerContext[EmbedRequest, EmbedResponse]
     ) -> EmbedResponse:
         """Answer one vector per input, in order."""
-        async with answering(context, self._gateway, route=_EMBED, request_id=request.request_id):
+        async with answering(context, self._gateway, route=_EMBED, request=request):
             return await self._gateway.search.embed(request)
 
 
@@ -39,5 +39,5 @@ class RerankServicer(RerankServiceServicer):
         self, request: RerankRequest, context: grpc.aio.ServicerContext[RerankRequest, RerankResponse]
     ) -> RerankResponse:
         """Answer one score per document, in order."""
-        async with answering(context, self._gateway, route=_RERANK, request_id=request.request_id):
+        async with answering(context, self._gateway, route=_RERANK, request=request):
             return await self._gateway.search.rerank(request)

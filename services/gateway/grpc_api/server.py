@@ -1,11 +1,14 @@
 """Joins the parts of the gRPC face: the typed services, their health and reflection."""
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
+from typing_extensions import override
 
 from services.gateway.deps import Gateway
 from services.gateway.grpc_api.chat import ChatServicer
@@ -30,7 +33,7 @@ class GrpcFace:
     def __init__(self, gateway: Gateway) -> None:
         settings = gateway.settings
         options = (*_OPTIONS, ("grpc.max_receive_message_length", settings.max_body_bytes))
-        self._server = grpc.aio.server(options=options)
+        self._server = grpc.aio.server(options=options, interceptors=[_Unreadable()])
         add_ChatServiceServicer_to_server(ChatServicer(gateway), self._server)
         add_EmbeddingServiceServicer_to_server(EmbeddingServicer(gateway), self._server)
         add_RerankServiceServicer_to_server(RerankServicer(gateway), self._server)
@@ -49,3 +52,26 @@ class GrpcFace:
     async def stop(self, grace_s: float) -> None:
         """Accept nothing more, and cut off what is running after that time."""
         await self._server.stop(grace_s)
+
+
+class _Unreadable(grpc.aio.ServerInterceptor):
+    """Hands a message that cannot be read to its servicer as None, which answers it as any other failure."""
+
+    @override
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/zhinao."):
+            return handler
+        parse = handler.request_deserializer
+
+        def read(data: bytes) -> object:
+            try:
+                return parse(data)
+            except DecodeError:
+                return None
+
+        return handler._replace(request_deserializer=read)

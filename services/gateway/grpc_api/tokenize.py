@@ -23,12 +23,12 @@ class TokenizeServicer(TokenizeServiceServicer):
         self, request: TokenizeRequest, context: grpc.aio.ServicerContext[TokenizeRequest, TokenizeResponse]
     ) -> TokenizeResponse:
         """Answer the ids of a text or a conversation."""
-        async with answering(context, self._gateway, route=_TOKENIZE, request_id=request.request_id):
+        async with answering(context, self._gateway, route=_TOKENIZE, request=request):
             return await self._gateway.search.tokenize(request)
 
     async def Detokenize(
         self, request: DetokenizeRequest, context: grpc.aio.ServicerContext[DetokenizeRequest, DetokenizeResponse]
     ) -> DetokenizeResponse:
         """Answer the text of ids."""
-        async with answering(context, self._gateway, route=_DETOKENIZE, request_id=request.request_id):
+        async with answering(context, self._gateway, route=_DETOKENIZE, request=request):
             return await self._gateway.search.detokenize(request)

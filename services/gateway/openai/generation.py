@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal, cast
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from meshkit.wire import MOST_ANSWERS
 from services.gateway.openai.fields import UINT32_MAX, Part, RequestBody, TextOrTexts, only, renamed
 from services.gateway.openai.formats import ResponseFormat, StructuredOutputs
 
@@ -71,7 +72,7 @@ class GenerationFields(RequestBody):
     seed: int | None = Field(default=None, ge=-(2**63), le=2**64 - 1)
     truncate_prompt: bool | None = None
 
-    n: int | None = Field(default=None, ge=1, le=128)
+    n: int | None = Field(default=None, ge=1, le=MOST_ANSWERS)
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
     priority: Literal["interactive", "bulk"] | None = None
     speculate: bool | None = None

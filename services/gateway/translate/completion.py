@@ -3,9 +3,9 @@
 import codecs
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final
 
 from meshkit.errors import MeshError, Reason
+from meshkit.wire import MOST_ANSWERS
 from services.gateway.openai.completion import (
     Completion,
     CompletionChoice,
@@ -18,16 +18,12 @@ from services.gateway.translate.head import Head
 from services.gateway.translate.scores import score_text, score_value, to_prompt_logprobs
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, GenerateResponse, TokenLogprob, TokenPrompt
 
-_MOST_CHOICES: Final = 128  # of one request, all prompts together
-
 
 def to_completion_requests(body: CompletionRequest, head: Head) -> list[GenerateRequest]:
     """OpenAI's request as ours, one for each prompt; MeshError where two fields contradict each other."""
     num_choices = len(body.prompt) * (body.n or 1)
-    if num_choices > _MOST_CHOICES:
-        message = (
-            f"prompt holds {len(body.prompt)} prompts, which makes {num_choices} answers; {_MOST_CHOICES} are most"
-        )
+    if num_choices > MOST_ANSWERS:
+        message = f"prompt holds {len(body.prompt)} prompts, which makes {num_choices} answers; {MOST_ANSWERS} are most"
         raise MeshError(Reason.INVALID_REQUEST, message, param="prompt")
     return [_to_request(prompt, body, head) for prompt in body.prompt]
 

@@ -222,3 +222,36 @@ async def test_reflection_names_the_services(mesh: Mesh) -> None:
     (answer,) = [each async for each in call]
 
     assert {*SERVICES, "grpc.health.v1.Health"} <= {each.name for each in answer.list_services_response.service}
+
+
+async def test_n_is_refused_before_anything_is_kept_for_each_answer(mesh: Mesh) -> None:
+    request = question()
+    request.n = 2**32 - 1
+
+    error, info = await failure(mesh, request)
+
+    assert (error.code(), info.metadata["param"]) == (grpc.StatusCode.INVALID_ARGUMENT, "n")
+    assert error.details() == "n is 4294967295; it must be between 1 and 128"
+
+
+async def test_bytes_that_are_no_message_are_refused_and_counted(mesh: Mesh) -> None:
+    generate = mesh.channel.unary_stream("/zhinao.chat.v1.ChatService/Generate")
+    embed = mesh.channel.unary_unary("/zhinao.embedding.v1.EmbeddingService/Embed")
+
+    with pytest.raises(grpc.aio.AioRpcError) as streamed:
+        _ = [piece async for piece in generate(b"\xff\xff")]
+    with pytest.raises(grpc.aio.AioRpcError) as unary:
+        await embed(b"\xff\xff")
+
+    for caught, method in ((streamed, "ChatService/Generate"), (unary, "EmbeddingService/Embed")):
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert method in caught.value.details()
+        assert error_info(caught.value).reason == Reason.INVALID_REQUEST
+
+
+async def test_a_failure_repeats_no_more_of_a_request_than_trailers_may_hold(mesh: Mesh) -> None:
+    error, info = await failure(mesh, question(model="模" * 30_000))
+
+    assert (error.code(), info.reason) == (grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND)
+    size = sum(len(key) + len(value) for key, value in error.trailing_metadata())
+    assert size + 3 * len(error.details().encode()) < 8_000
