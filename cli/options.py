@@ -141,7 +141,7 @@ def check_checkpoint(model: Model) -> None:
     try:
         check_kind(read_json(config), model.kind)
     except CheckpointError as error:
-        raise UsageFailure(f"model {model.id!r}: {config} is not one of a {model.kind} model: {error}") from None
+        raise UsageFailure(f"model {model.id!r}: {config} cannot be served for {model.kind}: {error}") from None
 
 
 def _served_model_names(names: Sequence[str]) -> dict[ModelKind, str]:
