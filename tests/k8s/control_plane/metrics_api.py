@@ -18,7 +18,8 @@ from tests.k8s.control_plane.cluster import Cluster
 
 CPU = "cpu"  # per cent of what a pod requests; it comes by an API of its own
 _CUSTOM, _OF_RESOURCES = "custom.metrics.k8s.io", "metrics.k8s.io"
-_SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+_APIS = "/apis/apiregistration.k8s.io/v1/apiservices"
+_SERVICES = "/api/v1/namespaces/default/services"
 
 
 @contextmanager
@@ -68,9 +69,9 @@ def metrics_api(
         _register(cluster, server.server_port)
         yield
     finally:
-        for group in (_CUSTOM, _OF_RESOURCES):
+        for each in (f"{_APIS}/v1beta1.{_CUSTOM}", f"{_APIS}/v1beta1.{_OF_RESOURCES}", f"{_SERVICES}/metrics"):
             with suppress(urllib.error.HTTPError):  # it was not registered
-                cluster.ask("DELETE", f"{_SERVICES}/v1beta1.{group}")
+                cluster.ask("DELETE", each)
         server.shutdown()
         thread.join()
         server.server_close()
@@ -121,7 +122,7 @@ def _register(cluster: Cluster, port: int) -> None:
         "metadata": {"name": "metrics", "namespace": "default"},
         "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port, "protocol": "TCP"}]},
     }
-    cluster.ask("POST", "/api/v1/namespaces/default/services", service)
+    cluster.ask("POST", _SERVICES, service)
     for group in (_CUSTOM, _OF_RESOURCES):
         api = {
             "apiVersion": "apiregistration.k8s.io/v1",
@@ -136,10 +137,10 @@ def _register(cluster: Cluster, port: int) -> None:
                 "versionPriority": 100,
             },
         }
-        cluster.ask("POST", _SERVICES, api)  # server-side apply of an APIService breaks this API server
+        cluster.ask("POST", _APIS, api)  # server-side apply of an APIService breaks this API server
         cluster.wait_until(f"the API {group} is available", partial(_is_available, cluster, group))
 
 
 def _is_available(cluster: Cluster, group: str) -> bool:
-    conditions = cluster.get(f"{_SERVICES}/v1beta1.{group}").get("status", {}).get("conditions", [])
+    conditions = cluster.get(f"{_APIS}/v1beta1.{group}").get("status", {}).get("conditions", [])
     return any(each["type"] == "Available" and each["status"] == "True" for each in conditions)
