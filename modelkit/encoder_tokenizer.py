@@ -1,13 +1,15 @@
 """Reads an encoder's tokenizer, from `tokenizer.json` or WordPiece's `vocab.txt`; knows no network and no limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from modelkit.config import CheckpointError, read_json
+
+_PART_CHARACTERS: Final = 65_536  # of texts that become tokens together: the library takes 400 bytes for each token
 
 
 class EncoderTokenizer:
@@ -55,12 +57,28 @@ class EncoderTokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise CheckpointError(f"{file}: {error}") from error
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """The ids of each text without its frame. Never yields a special token but for what is not in the vocabulary.
 
-        Several texts are shared out among threads.
+        Texts are taken as their ids are asked for, several at a time, which are shared out among threads.
         """
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        for part in _parts(texts):
+            for encoding in self._backend.encode_batch_fast(part, add_special_tokens=False):
+                yield encoding.ids
+
+
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts of so many characters together; one that is longer goes alone."""
+    part: list[str] = []
+    num_characters = 0
+    for text in texts:
+        if part and num_characters + len(text) > _PART_CHARACTERS:
+            yield part
+            part, num_characters = [], 0
+        part.append(text)
+        num_characters += len(text)
+    if part:
+        yield part
 
 
 def _ids(encoding: Encoding, indices: Sequence[int]) -> tuple[int, ...]:

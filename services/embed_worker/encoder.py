@@ -56,7 +56,7 @@ class TextEncoder:
         instruction = self._instruction(request)
         head = self._tokenizer.begin
         texts = [each for each in request.inputs if isinstance(each, str)]
-        spelled = iter(self._tokenizer.encode([instruction + text for text in texts]))
+        spelled = self._tokenizer.encode(instruction + text for text in texts)
         if instruction and texts:  # kept when a text loses its start
             (ids,) = self._tokenizer.encode([instruction])
             head = (*head, *ids)

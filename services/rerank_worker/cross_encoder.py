@@ -72,8 +72,8 @@ class CrossEncoder:
     def prepare(self, request: RerankRequest) -> list[Pair]:
         """See Ranker."""
         check_query(request)
-        query_ids, *documents = self._tokenizer.encode([request.query, *request.documents])
-        return [self._pair(query_ids, document_ids, request) for document_ids in documents]
+        (query_ids,) = self._tokenizer.encode([request.query])
+        return [self._pair(query_ids, ids, request) for ids in self._tokenizer.encode(request.documents)]
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """See Ranker."""

@@ -1,5 +1,6 @@
 """The encoder's tokenizer against transformers', from both kinds of folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,31 @@ def test_ids_and_frames_are_those_of_transformers(folder: Path) -> None:
     write_vocabulary(reference_folder := folder / "reference")
     reference = BertTokenizer.from_pretrained(reference_folder)
     tokenizer = EncoderTokenizer.read(folder)
-    assert tokenizer.encode(TEXTS) == [reference(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    assert list(tokenizer.encode(TEXTS)) == [reference(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     pair = reference(TEXTS[0], TEXTS[1])
     first, second = tokenizer.encode(TEXTS[:2])
     before = [*tokenizer.begin, *first, *tokenizer.between]
     assert pair["input_ids"] == [*before, *second, *tokenizer.end]
     assert pair["token_type_ids"] == [0] * len(before) + [tokenizer.second_type] * (len(second) + 1)
     assert tokenizer.vocab_size == len(VOCABULARY)
+
+
+def test_texts_are_taken_as_their_ids_are_asked_for(folder: Path) -> None:
+    asked = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal asked
+        for word in ("cat", "dog", "!", "sky") * 8:
+            asked += 1
+            yield f"{word} " * 10_000
+
+    tokenizer = EncoderTokenizer.read(folder)
+    found = tokenizer.encode(texts())
+    first = next(found)
+    assert asked <= 4
+    ids = [first, *found]
+    assert asked == 32
+    assert ids == [next(tokenizer.encode([text])) for text in texts()]
 
 
 def test_control_strings_in_text_stay_text(folder: Path) -> None:
