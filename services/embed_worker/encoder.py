@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshkit.errors import MeshError, Reason
+from meshkit.texts import check_text
 from modelkit.config import CheckpointError
 from modelkit.encoder_checkpoint import EncoderCheckpoint
 from modelkit.encoder_tokenizer import EncoderTokenizer
@@ -25,6 +26,7 @@ _TOKENIZER_FILES: Final = (
     "tokenizer_config.json",
     "vocab.txt",
 )
+_INSTRUCTION_CHARACTERS: Final = 4_096  # it becomes tokens once more for each input: of 2,048, what a body may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,23 @@ class TextEncoder:
         """Tokenise, put the instruction in front, and cut what is too long if that is asked for. Raises MeshError."""
         self._check(request)
         instruction = self._instruction(request)
-        head = self._tokenizer.begin
-        texts = [each for each in request.inputs if isinstance(each, str)]
-        spelled = self._tokenizer.encode(instruction + text for text in texts)
-        if instruction and texts:  # kept when a text loses its start
-            (ids,) = self._tokenizer.encode([instruction])
-            head = (*head, *ids)
+        head = self.head(instruction)
+        spelled = self._tokenizer.encode(instruction + each for each in request.inputs if isinstance(each, str))
         return [
-            self._row(index, self._with_frame(next(spelled)) if isinstance(each, str) else each, head, request.truncate)
+            self._row(index, self._with_frame(next(spelled)), head, request.truncate)
+            if isinstance(each, str)
+            else self._row(index, each, self._tokenizer.begin, request.truncate)
             for index, each in enumerate(request.inputs)
         ]
+
+    def head(self, instruction: str) -> tuple[int, ...]:
+        """The tokens that stay when a text loses its start. Raises MeshError if they leave no room for any of it."""
+        (ids,) = self._tokenizer.encode([instruction])
+        head = (*self._tokenizer.begin, *ids)
+        if (num_tokens := len(head) + len(self._tokenizer.end)) >= self.max_tokens:
+            message = f"instruction leaves no room: {num_tokens} tokens with its frame, the limit is {self.max_tokens}"
+            raise _invalid(message, "instruction")
+        return head
 
     def encode(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """The vectors of rows of 1 to max_tokens ids, (rows, dimensions). A row's does not depend on the others."""
@@ -99,12 +108,15 @@ class TextEncoder:
                 f"space is {request.space!r}, this model's at {dimensions} dimensions is {self.space(dimensions)!r}"
             )
             raise MeshError(Reason.SPACE_MISMATCH, message, param="space")
+        check_text(request.instruction or "", "instruction", _INSTRUCTION_CHARACTERS)
         if request.instruction and not all(isinstance(each, str) for each in request.inputs):
             raise _invalid("instruction goes in front of text, and an input is token ids", "instruction")
         for index, each in enumerate(request.inputs):
             if not each:
                 raise _invalid(f"input[{index}] is empty", "input")
-            if not isinstance(each, str) and not 0 <= min(each) <= max(each) < self._network.config.vocab_size:
+            if isinstance(each, str):
+                check_text(each, f"input[{index}]")
+            elif not 0 <= min(each) <= max(each) < self._network.config.vocab_size:
                 outside = next(i for i in each if not 0 <= i < self._network.config.vocab_size)
                 raise _invalid(
                     f"input[{index}] holds token id {outside}, must be below {self._network.config.vocab_size}", "input"
@@ -129,9 +141,6 @@ class TextEncoder:
         end = self._tokenizer.end
         kept_before = len(head) if ids[: len(head)] == head else 0
         kept_behind = len(end) if ids[-len(end) :] == end else 0
-        if kept_before + kept_behind >= self.max_tokens:
-            message = f"instruction leaves no room: {kept_before} tokens with the start, the limit is {self.max_tokens}"
-            raise _invalid(message, "instruction")
         if truncate is Truncate.END:
             last = self.max_tokens - kept_behind
             return Row(ids[:last] + ids[len(ids) - kept_behind :], excess)
@@ -152,7 +161,13 @@ def load_encoder(folder: Path, precision: Precision) -> TextEncoder:
     if tokenizer.vocab_size > checkpoint.config.vocab_size:
         known, wanted = checkpoint.config.vocab_size, tokenizer.vocab_size
         raise CheckpointError(f"{folder}: the tokenizer has {wanted} ids, the network knows {known}")
-    return TextEncoder(load_row_encoder(checkpoint, precision), tokenizer, sentence, _digest(checkpoint, sentence))
+    encoder = TextEncoder(load_row_encoder(checkpoint, precision), tokenizer, sentence, _digest(checkpoint, sentence))
+    try:
+        for instruction in (sentence.query_instruction, sentence.passage_instruction):
+            encoder.head(instruction)
+    except MeshError as error:
+        raise CheckpointError(f"{folder}: {error.message}") from error
+    return encoder
 
 
 def _digest(checkpoint: EncoderCheckpoint, sentence: SentenceConfig) -> bytes:

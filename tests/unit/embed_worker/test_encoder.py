@@ -1,5 +1,6 @@
 """Texts to vectors, against sentence-transformers on a tiny model of random weights."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from meshkit.errors import MeshError, Reason
 from modelkit.config import CheckpointError
+from modelkit.encoder_tokenizer import EncoderTokenizer
 from modelkit.precision import Precision
 from services.embed_worker.encoder import TextEncoder, load_encoder
 from services.embed_worker.request import EmbedRequest, Truncate
@@ -86,6 +88,45 @@ def test_long_text_is_cut_inside_of_its_frame(
     request = ask("cat " * 10 + "dog " * 10, truncate=truncate, **changes)
     assert words(encoder, request) == [kept]
     assert encoder.prepare(request)[0].truncated_tokens == 2 + 2 * len(changes)
+
+
+def test_an_instruction_that_leaves_no_room_is_refused_before_the_inputs_are_read(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    encode = EncoderTokenizer.encode
+
+    def counted(self: EncoderTokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
+        return encode(self, (read.append(text) or text for text in texts))
+
+    monkeypatch.setattr(EncoderTokenizer, "encode", counted)
+    instruction = "cat " * 1_000
+    with pytest.raises(MeshError, match="instruction leaves no room: 1002 tokens with its frame, the limit is 20"):
+        encoder.prepare(ask(*TEXTS, instruction=instruction))
+    assert read == [instruction]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "instruction", "param", "message"),
+    [
+        (("cat", " " * 262_145), None, "input[1]", "input[1] is 262145 characters, the limit is 262144"),
+        (("cat",), " " * 4_097, "instruction", "instruction is 4097 characters, the limit is 4096"),
+    ],
+)
+def test_a_text_of_too_many_characters_is_refused_however_few_tokens_it_is(
+    encoder: TextEncoder, inputs: tuple[str, ...], instruction: str | None, param: str, message: str
+) -> None:
+    with pytest.raises(MeshError) as caught:
+        encoder.prepare(ask(*inputs, instruction=instruction, truncate=Truncate.END))
+    assert (caught.value.reason, caught.value.param, caught.value.message) == (Reason.PROMPT_TOO_LONG, param, message)
+    fewer = [text[:262_144] for text in inputs]
+    assert len(encoder.prepare(ask(*fewer, instruction=(instruction or "")[:4_096]))) == len(inputs)
+
+
+def test_a_folder_whose_instruction_leaves_no_room_is_refused(folder: Path) -> None:
+    write_modules(folder, pooling="mean", normalize=True, max_tokens=LIMIT, query="cat " * 18)
+    with pytest.raises(CheckpointError, match="instruction leaves no room: 20 tokens with its frame, the limit is 20"):
+        load_encoder(folder, Precision.FP32)
 
 
 def test_long_token_ids_keep_their_frame_if_they_have_one(encoder: TextEncoder) -> None:
