@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +140,8 @@ class TextEncoder:
             message = f"input[{index}] is {len(ids)} tokens, the limit is {self.max_tokens}; truncate may cut it"
             raise MeshError(Reason.PROMPT_TOO_LONG, message, param="input")
         end = self._tokenizer.end
-        kept_before = len(head) if ids[: len(head)] == head else 0
+        # The instruction's last word may have grown by the text's first letters, and is part of the text then.
+        kept_before = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(head, ids, strict=False)))
         kept_behind = len(end) if ids[-len(end) :] == end else 0
         if truncate is Truncate.END:
             last = self.max_tokens - kept_behind

@@ -90,6 +90,11 @@ def test_long_text_is_cut_inside_of_its_frame(
     assert encoder.prepare(request)[0].truncated_tokens == 2 + 2 * len(changes)
 
 
+def test_an_instruction_whose_last_word_goes_on_in_the_text_stays_but_for_that_word(encoder: TextEncoder) -> None:
+    request = ask("y" + " dog" * 30, instruction="the sk", truncate=Truncate.START)
+    assert words(encoder, request) == ["[CLS] the" + " dog" * 17 + " [SEP]"]
+
+
 def test_an_instruction_that_leaves_no_room_is_refused_before_the_inputs_are_read(
     encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
