@@ -2,36 +2,12 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from modelkit.paged import Step
-from modelkit.precision import Precision
 from services.rerank_worker.request import Pair
 from services.rerank_worker.steps import BLOCK_LEN, Limits, PairSteps
+from tests.fakes.step_counter import StepCounter
 
 PREFIX = tuple(range(100, 100 + 2 * BLOCK_LEN + 5))
 TAIL_LEN = 7
-
-
-class Counter:
-    """Counts the tokens of the steps it is given."""
-
-    precision = Precision.FP32
-    computed_by = "nobody"
-
-    def __init__(self) -> None:
-        self.num_tokens = 0
-
-    def with_cache(self, **_: int) -> "Counter":
-        return self
-
-    def forward(self, step: Step) -> Tensor:
-        self.num_tokens += len(step.token_ids)
-        return torch.zeros(len(step.rows), 1)
-
-    def copy_block(self, source: int, target: int) -> None:
-        pass
 
 
 def steps_of(model: Any) -> PairSteps:
@@ -42,7 +18,7 @@ def pair(number: int, *, prefix: tuple[int, ...] = PREFIX) -> Pair:
     return Pair((*prefix, *range(number, number + TAIL_LEN)), num_shared=len(prefix), truncated_tokens=0)
 
 
-def num_computed(model: Counter, steps: PairSteps, *pairs: Pair) -> int:
+def num_computed(model: StepCounter, steps: PairSteps, *pairs: Pair) -> int:
     before = model.num_tokens
     outputs = list(steps.run(pairs, [1] * len(pairs)))
     assert sum(span.count for spans, _ in outputs for span in spans) == len(pairs)
@@ -50,7 +26,7 @@ def num_computed(model: Counter, steps: PairSteps, *pairs: Pair) -> int:
 
 
 def test_what_pairs_begin_with_is_computed_once_and_not_again_for_the_next_call() -> None:
-    model = Counter()
+    model = StepCounter()
     steps = steps_of(model)
 
     assert num_computed(model, steps, *(pair(number) for number in range(20))) == len(PREFIX) + 20 * TAIL_LEN
@@ -58,7 +34,7 @@ def test_what_pairs_begin_with_is_computed_once_and_not_again_for_the_next_call(
 
 
 def test_each_of_several_queries_is_computed_once_however_its_pairs_lie() -> None:
-    model = Counter()
+    model = StepCounter()
     other = PREFIX[::-1]
     mixed = [pair(number, prefix=(PREFIX, other)[number % 2]) for number in range(10)]
 
@@ -66,7 +42,7 @@ def test_each_of_several_queries_is_computed_once_however_its_pairs_lie() -> Non
 
 
 def test_a_beginning_that_was_pushed_out_is_computed_again() -> None:
-    model = Counter()
+    model = StepCounter()
     steps = steps_of(model)
     num_computed(model, steps, pair(1), pair(2))
     num_computed(model, steps, pair(1, prefix=PREFIX[::-1]))
