@@ -12,7 +12,7 @@ from modelkit.encoder_tokenizer import EncoderTokenizer
 from modelkit.row_encoder import RowEncoder
 from modelkit.sentence import Pooling
 from services.rerank_worker.calibration import Calibration
-from services.rerank_worker.quota import check_query, share
+from services.rerank_worker.quota import check_request, share
 from services.rerank_worker.request import Pair, RerankRequest
 
 
@@ -71,7 +71,7 @@ class CrossEncoder:
 
     def prepare(self, request: RerankRequest) -> list[Pair]:
         """See Ranker."""
-        check_query(request)
+        check_request(request)
         (query_ids,) = self._tokenizer.encode([request.query])
         return [self._pair(query_ids, ids, request) for ids in self._tokenizer.encode(request.documents)]
 

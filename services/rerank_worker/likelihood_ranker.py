@@ -8,7 +8,7 @@ import torch
 
 from modelkit.tokenizer import Tokenizer
 from services.rerank_worker.calibration import Calibration
-from services.rerank_worker.quota import check_query, share
+from services.rerank_worker.quota import check_request, share
 from services.rerank_worker.request import Pair, RerankRequest
 from services.rerank_worker.steps import PairSteps
 
@@ -34,7 +34,7 @@ class LikelihoodRanker:
 
     def prepare(self, request: RerankRequest) -> list[Pair]:
         """See Ranker."""
-        check_query(request)
+        check_request(request)
         query_ids = self._tokenizer.encode(f" {request.query.strip()}")
         return [self._pair(query_ids, self._tokenizer.encode(each), request) for each in request.documents]
 

@@ -1,6 +1,7 @@
 """Decides how much of a query and of a document is read when both do not fit; knows no model."""
 
 from meshkit.errors import MeshError, Reason
+from meshkit.texts import check_text
 from modelkit.tokenizer import Tokenizer
 from services.rerank_worker.request import RerankRequest
 
@@ -15,13 +16,16 @@ def share(num_query: int, num_document: int, room: int) -> tuple[int, int]:
     return kept_query, min(num_document, room - kept_query)
 
 
-def check_query(request: RerankRequest) -> None:
-    """Raises MeshError if there is nothing to look for, or nothing of a document may be read."""
+def check_request(request: RerankRequest) -> None:
+    """Raises MeshError if there is nothing to look for, too long a text, or nothing of a document may be read."""
     if not request.query:
         raise MeshError(Reason.INVALID_REQUEST, "query is empty", param="query")
     if request.max_tokens_per_document == 0:
         message = "max_tokens_per_document is 0, must be at least 1"
         raise MeshError(Reason.INVALID_REQUEST, message, param="max_tokens_per_document")
+    check_text(request.query, "query")
+    for index, document in enumerate(request.documents):
+        check_text(document, f"documents[{index}]")
 
 
 def cut_text(tokenizer: Tokenizer, text: str, max_tokens: int | None) -> tuple[str, int]:

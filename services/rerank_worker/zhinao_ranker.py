@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final
 
+from modelkit.config import CheckpointError
 from modelkit.scoring_head import ScoringHead
 from modelkit.tokenizer import Tokenizer
 from services.rerank_worker.calibration import Calibration
-from services.rerank_worker.quota import check_query, cut_text, share
+from services.rerank_worker.quota import check_request, cut_text, share
 from services.rerank_worker.request import Pair, RerankRequest
 from services.rerank_worker.steps import PairSteps
 
 _SEPARATOR: Final = "\n\n"
+_TURNS: Final = ("<|im_start|>", "<|im_end|>")
 _ANSWER: Final = "0"  # holds the answer's place
 _RESERVED: Final = 64  # tokens that the original keeps free of text, for all that stands around it
 
@@ -19,11 +21,14 @@ _RESERVED: Final = 64  # tokens that the original keeps free of text, for all th
 class PairLayout:
     """Where the tokens of a pair stand: an empty system turn, the user's with both texts, and the answer's.
 
-    Source: the published reranker's preprocessing. Texts never become control tokens.
+    Source: the published reranker's preprocessing. Texts never become control tokens. CheckpointError for a tokenizer
+    without turns.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        start, end = (tokenizer.control_ids[name] for name in ("<|im_start|>", "<|im_end|>"))
+        if missing := [name for name in _TURNS if name not in tokenizer.control_ids]:
+            raise CheckpointError(f"the tokenizer lacks {' and '.join(missing)}, which a scoring head is read between")
+        start, end = (tokenizer.control_ids[name] for name in _TURNS)
         newline = tokenizer.encode("\n")
         turn_end = [end, *newline]
         system, user, assistant = (
@@ -55,7 +60,7 @@ class ZhinaoRanker:
 
     def prepare(self, request: RerankRequest) -> list[Pair]:
         """See Ranker."""
-        check_query(request)
+        check_request(request)
         query_ids = self._tokenizer.encode(request.query)
         texts = [self._fit(request, query_ids, document) for document in request.documents]
         rows: list[list[int]] = []
@@ -81,12 +86,15 @@ class ZhinaoRanker:
     def _fit(self, request: RerankRequest, query_ids: list[int], document: str) -> tuple[list[int], int]:
         """The ids of both texts, at most as many as there is room for, and how many were dropped."""
         document, num_cut = cut_text(self._tokenizer, document, request.max_tokens_per_document)
-        ids = self._tokenizer.encode(request.query + _SEPARATOR + document)
-        kept_query, _ = share(len(query_ids), len(ids) - len(query_ids), self._room)
-        num_dropped = max(0, len(ids) - self._room) + num_cut
-        if kept_query < len(query_ids):
-            ids = query_ids[:kept_query] + self._tokenizer.encode(_SEPARATOR + document)
-        return ids[: self._room], num_dropped
+        if len(query_ids) <= self._room:  # else it never fits whole, and is too long to be read once for each document
+            ids = self._tokenizer.encode(request.query + _SEPARATOR + document)
+            kept_query, _ = share(len(query_ids), len(ids) - len(query_ids), self._room)
+            if kept_query == len(query_ids):
+                return ids[: self._room], max(0, len(ids) - self._room) + num_cut
+        behind = self._tokenizer.encode(_SEPARATOR + document)
+        kept_query, _ = share(len(query_ids), len(behind), self._room)
+        num_dropped = max(0, len(query_ids) + len(behind) - self._room) + num_cut
+        return (query_ids[:kept_query] + behind)[: self._room], num_dropped
 
 
 def _common_prefix(rows: Sequence[list[int]]) -> int:

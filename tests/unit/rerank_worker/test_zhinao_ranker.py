@@ -1,8 +1,10 @@
 """The Zhinao reranker against the original's padded row, computed by transformers."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,10 +13,15 @@ from safetensors.torch import load_file, save_file
 from meshkit.errors import MeshError, Reason
 from modelkit.config import CheckpointError
 from modelkit.precision import Precision
+from modelkit.scoring_head import ScoringHead
 from modelkit.tokenizer import load_tokenizer
+from modelkit.tokenizer_zhinao import ZhinaoTokenizer
+from services.rerank_worker.calibration import Calibration
 from services.rerank_worker.ranker import Ranker, load_ranker
 from services.rerank_worker.request import RerankRequest
-from services.rerank_worker.zhinao_ranker import PairLayout
+from services.rerank_worker.steps import Limits, PairSteps
+from services.rerank_worker.zhinao_ranker import PairLayout, ZhinaoRanker
+from tests.fakes.step_counter import StepCounter
 from tests.fixtures.tiny_reranker import (
     EOD,
     IM_END,
@@ -121,6 +128,35 @@ def test_a_long_query_leaves_half_of_the_room_to_the_document(reranker: TinyRera
     assert pair.truncated_tokens == len(tokenizer.encode("天空" * 2000 + f"\n\n{document}")) - 960
 
 
+@pytest.mark.parametrize("query", ["天空" * 2000, "sky " * 200])
+def test_a_query_that_is_cut_is_not_read_once_for_each_document(
+    reranker: TinyReranker, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    ranker = load(reranker)
+    read: list[str] = []
+    encode = ZhinaoTokenizer.encode
+    monkeypatch.setattr(ZhinaoTokenizer, "encode", lambda self, text: read.append(text) or encode(self, text))
+    pairs = ranker.prepare(RerankRequest(query, ("The ferry came in late.",) * 20))
+    num_queries = sum(query in text for text in read)
+    assert num_queries == (1 if pairs[0].truncated_tokens else 21)
+
+
+def test_the_system_turn_and_the_query_are_computed_once_for_all_documents(reranker: TinyReranker) -> None:
+    tokenizer, counter = load_tokenizer(reranker.folder), StepCounter()
+    steps = PairSteps(cast(Any, counter), Limits(step_tokens=512, step_outputs=64, max_tokens=1024))
+    ranker = ZhinaoRanker(tokenizer, steps, ScoringHead(torch.zeros(1, 64), 0.0), Calibration(), 1024)
+    pairs = ranker.prepare(RerankRequest(QUERY, DOCUMENTS))
+    ranker.score(pairs)
+
+    newline, (system, user) = tokenizer.encode("\n"), map(tokenizer.encode, ("system", "user"))
+    turns = [IM_START, *system, *newline, IM_END, *newline, IM_START, *user, *newline]
+    beginning = (*turns, *tokenizer.encode(QUERY))
+    (num_shared,) = {pair.num_shared for pair in pairs}
+    assert num_shared >= len(beginning)
+    assert {pair.token_ids[: len(beginning)] for pair in pairs} == {beginning}
+    assert counter.num_tokens == num_shared + sum(len(pair.token_ids) - num_shared for pair in pairs)
+
+
 def test_a_longer_row_reads_more_of_a_document(tmp_path: Path) -> None:
     model = write_tiny_reranker(tmp_path, reads="hidden")
     config = model.folder / "config.json"
@@ -170,6 +206,31 @@ def test_a_head_of_another_shape_is_refused(tmp_path: Path, name: str, shape: tu
     save_file(load_file(file) | {name: torch.zeros(shape)}, file)
     with pytest.raises(CheckpointError, match=message):
         load(model)
+
+
+def test_a_head_on_a_model_without_turns_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "headed"
+    shutil.copytree(tiny_llama, folder)
+    (file,) = folder.glob("*.safetensors")
+    save_file(load_file(file) | {"linear.weight": torch.zeros(1, 64)}, file)
+    with pytest.raises(CheckpointError, match=r"the tokenizer lacks <\|im_start\|> and <\|im_end\|>"):
+        load_ranker(folder, Precision.FP32)
+
+
+@pytest.mark.parametrize(
+    ("query", "document", "message"),
+    [
+        (" " * 262_145, "blue", "query is 262145 characters, the limit is 262144"),
+        ("sky", " " * 262_145, "documents[1] is 262145 characters, the limit is 262144"),
+    ],
+)
+def test_a_text_of_too_many_characters_is_refused(
+    reranker: TinyReranker, query: str, document: str, message: str
+) -> None:
+    with pytest.raises(MeshError) as caught:
+        load(reranker).prepare(RerankRequest(query, ("", document)))
+    assert (caught.value.reason, caught.value.message) == (Reason.PROMPT_TOO_LONG, message)
+    assert message.startswith(f"{caught.value.param} ")
 
 
 def test_a_model_with_too_few_positions_is_refused(reranker: TinyReranker) -> None:
