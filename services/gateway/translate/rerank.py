@@ -101,8 +101,11 @@ def to_score_list(responses: Sequence[RerankResponse], *, answer_id: str, create
 
 
 def _ranked(response: RerankResponse) -> list[int]:
-    """The documents' indices, best first; sorting is stable, so that ties keep the request's order."""
-    return sorted(range(len(response.scores)), key=lambda index: -response.scores[index].relevance)
+    """The documents' indices, best first; sorting is stable, so that ties keep the request's order.
+
+    By what the model said, of which relevance is a rising function that ends in many equal ones near 0 and 1.
+    """
+    return sorted(range(len(response.scores)), key=lambda index: -response.scores[index].raw)
 
 
 def _to_result(response: RerankResponse, body: RerankBody, index: int) -> RerankResult:

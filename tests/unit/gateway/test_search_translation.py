@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from services.gateway.search.rerank import RerankRequest
 from services.gateway.search.score import ScoreRequest
+from services.gateway.search.tei import TeiRerankRequest
 from services.gateway.translate.embeddings import to_embedding_list, to_vectors
-from services.gateway.translate.rerank import from_score, to_rerank_answer, to_rerank_request
+from services.gateway.translate.rerank import from_score, to_rerank_answer, to_rerank_request, to_tei_ranks
 from tests.fakes.triton import scores, vectors
+from zhinao.rerank.v1.rerank_pb2 import RerankResponse, RerankScore
 
 FLOATS = st.floats(width=32, allow_nan=False)
 TEXTS = st.lists(st.sampled_from("ab"), min_size=1, max_size=8)
@@ -45,9 +47,21 @@ def test_results_are_sorted_cut_and_point_to_their_documents(relevances: list[fl
     results = to_rerank_answer(scores(*relevances), body, answer_id="1", version="1")["results"]
 
     found = [(result["relevance_score"], result["index"]) for result in results]
-    everything = sorted(zip(relevances, range(len(relevances)), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    everything = sorted(zip(relevances, range(len(relevances)), strict=True), key=lambda pair: (-pair[0] * 10, pair[1]))
     assert found == everything[:top_n]
     assert all(result.get("document") == {"text": documents[result["index"]]} for result in results)
+
+
+def test_scores_that_are_one_relevance_keep_their_order() -> None:
+    sent = ["bad", "good", "best", "worst"]
+    pairs = zip((0.0, 1.0, 1.0, 0.0), (-800.0, 40.0, 41.0, -900.0), strict=True)
+    response = RerankResponse(scores=[RerankScore(relevance=relevance, raw=raw) for relevance, raw in pairs])
+
+    answer = to_rerank_answer(response, RerankRequest(query="q", documents=[*sent]), answer_id="1", version="1")
+    ranks = to_tei_ranks(response, TeiRerankRequest(query="q", texts=sent))
+
+    assert [sent[result["index"]] for result in answer["results"]] == ["best", "good", "bad", "worst"]
+    assert [rank["index"] for rank in ranks] == [result["index"] for result in answer["results"]]
 
 
 @given(queries=TEXTS, documents=TEXTS)
