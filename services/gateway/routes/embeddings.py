@@ -12,6 +12,7 @@ from services.gateway.openapi import ASKED, responses
 from services.gateway.routes.answers import whole
 from services.gateway.search.tei import TeiEmbedRequest, TeiErrorBody
 from services.gateway.translate.embeddings import from_tei_embed, to_embed_request, to_embedding_list, to_vectors
+from services.gateway.translate.sent_names import TEI_EMBED, sent_as
 
 router = APIRouter(tags=["search"], dependencies=[Depends(require_json)])
 
@@ -28,4 +29,6 @@ async def create_embeddings(body: EmbeddingRequest, gateway: GatewayDep) -> Resp
 @router.post("/embed", response_model=None, responses=responses(list[Vector], ASKED, error=TeiErrorBody))
 async def embed(body: TeiEmbedRequest, gateway: GatewayDep) -> Response:
     """Embed as text-embeddings-inference does: the answer is a list of vectors."""
-    return whole(to_vectors(await gateway.search.embed(from_tei_embed(body))), body)
+    with sent_as(TEI_EMBED):
+        response = await gateway.search.embed(from_tei_embed(body))
+    return whole(to_vectors(response), body)

@@ -21,6 +21,7 @@ from services.gateway.translate.rerank import (
     to_score_list,
     to_tei_ranks,
 )
+from services.gateway.translate.sent_names import SCORE, TEI_RERANK, sent_as
 
 router = APIRouter(tags=["search"], dependencies=[Depends(require_json)])
 
@@ -44,7 +45,9 @@ async def rerank_v2(body: RerankRequest, gateway: GatewayDep) -> Response:
 @router.post("/rerank", response_model=None, responses=_TEI)
 async def rerank_tei(body: TeiRerankRequest, gateway: GatewayDep) -> Response:
     """Sort texts by their relevance to a query, as text-embeddings-inference does."""
-    return whole(to_tei_ranks(await gateway.search.rerank(from_tei_rerank(body)), body), body)
+    with sent_as(TEI_RERANK):
+        response = await gateway.search.rerank(from_tei_rerank(body))
+    return whole(to_tei_ranks(response, body), body)
 
 
 @router.post("/score", response_model=None, responses=_SCORE)
@@ -56,7 +59,8 @@ async def score(body: ScoreRequest, gateway: GatewayDep) -> Response:
 @router.post("/v1/score", response_model=None, responses=_SCORE)
 async def create_score(body: ScoreRequest, gateway: GatewayDep) -> Response:
     """Score pairs of texts in the order they come, as vLLM does."""
-    responses = await gateway.search.rerank_all(from_score(body))
+    with sent_as(SCORE):
+        responses = await gateway.search.rerank_all(from_score(body))
     return whole(to_score_list(responses, answer_id=_new_id("score"), created_s=int(time.time())), body)
 
 

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Final
 
 from meshkit.errors import MeshError, Reason
+from meshkit.texts import check_text
 from services.gateway.search.rerank import Document, RerankAnswer, RerankResult, RerankUsage
 from services.gateway.search.rerank import RerankRequest as RerankBody
 from services.gateway.search.score import ScoreList, ScoreRequest
@@ -55,17 +56,20 @@ def to_tei_ranks(response: RerankResponse, body: TeiRerankRequest) -> list[TeiRa
     if body.truncate is False:
         for index, score in enumerate(response.scores):
             if score.truncated_tokens:
-                message = f"texts[{index}] is {score.truncated_tokens} tokens too long, and truncate is false"
-                raise MeshError(Reason.PROMPT_TOO_LONG, message, param=f"texts[{index}]")
+                over = score.truncated_tokens
+                message = f"query and texts[{index}] are {over} tokens too long together, and truncate is false"
+                raise MeshError(Reason.PROMPT_TOO_LONG, message, param="truncate")
     return [_to_tei_rank(response.scores[index], body, index) for index in _ranked(response)]
 
 
 def from_score(body: ScoreRequest) -> list[RerankRequest]:
     """vLLM's request as ours: one for each run of pairs with one first text.
 
-    MeshError if the lists do not pair, or hold more runs than one client may ask for at once.
+    MeshError if the lists do not pair, hold a text that cannot be scored, or more runs than one client may ask for at
+    once.
     """
     queries, documents = body.text_1, body.text_2
+    _check_texts(queries, documents)
     if len(queries) == 1:
         queries = queries * len(documents)
     if len(queries) != len(documents):
@@ -85,6 +89,16 @@ def from_score(body: ScoreRequest) -> list[RerankRequest]:
         message = f"text_1 holds {len(requests)} different texts in turn, at most {_MOST_QUERIES} are allowed"
         raise MeshError(Reason.INVALID_REQUEST, message, param="text_1")
     return requests
+
+
+def _check_texts(queries: Sequence[str], documents: Sequence[str]) -> None:
+    """What a worker would refuse too, but by the place in a run, which is none that the client knows."""
+    if "" in queries:
+        name = f"text_1[{queries.index('')}]"
+        raise MeshError(Reason.INVALID_REQUEST, f"{name} is empty", param=name)
+    for name, texts in (("text_1", queries), ("text_2", documents)):
+        for index, text in enumerate(texts):
+            check_text(text, f"{name}[{index}]")
 
 
 def to_score_list(responses: Sequence[RerankResponse], *, answer_id: str, created_s: int) -> ScoreList:

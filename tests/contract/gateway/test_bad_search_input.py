@@ -85,6 +85,8 @@ def told(answer: httpx.Response, path: str) -> dict[str, object]:
         (TEI, {"raw_scores": 1}, "raw_scores", "invalid_type", []),
         (TEI, {"truncation_direction": "left"}, "truncation_direction", "unsupported_parameter", ["right"]),
         (SCORE, {"text_1": []}, "text_1", "invalid_value", ["at least 1"]),
+        (SCORE, {"text_1": ""}, "text_1[0]", "invalid_value", ["is empty"]),
+        (SCORE, {"text_1": ["a", "a", ""], "text_2": ["c"] * 3}, "text_1[2]", "invalid_value", ["is empty"]),
         (SCORE, {"text_2": [5]}, "text_2[0]", "invalid_type", ["string"]),
         (SCORE, {"text_1": ["a", "b"], "text_2": ["c"] * 3}, "text_1", "invalid_value", ["2 texts", "3"]),
         (SCORE, {"text_1": ["a", "b"] * 600, "text_2": ["c"] * 1200}, "text_1", "invalid_value", ["1200", "1000"]),
@@ -145,7 +147,7 @@ async def test_a_model_of_another_kind_is_not_found(mesh: Mesh, path: str) -> No
 @pytest.mark.parametrize("path", GOOD)
 @pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.INTERNAL, Reason.CLIENT_CANCELLED}))
 async def test_a_failure_of_the_worker_is_told_by_the_table(mesh: Mesh, path: str, reason: Reason) -> None:
-    mesh.triton.script = [ErrorText(encode_error(MeshError(reason, "limit 5, got 6", param="input")))]
+    mesh.triton.script = [ErrorText(encode_error(MeshError(reason, "limit 5, got 6", param="model")))]
 
     answer = await mesh.http.post(path, json=GOOD[path])
 
@@ -154,10 +156,34 @@ async def test_a_failure_of_the_worker_is_told_by_the_table(mesh: Mesh, path: st
     assert told(answer, path) == {
         "message": "limit 5, got 6",
         "type": row.openai_type,
-        "param": "input",
+        "param": "model",
         "code": row.openai_code,
     }
     assert ("retry-after" in answer.headers) == (reason in (Reason.QUEUE_FULL, Reason.NOT_READY))
+
+
+@pytest.mark.parametrize(
+    ("path", "param", "message", "sent_param", "told_message"),
+    [
+        (EMBED, "input", "input[0] is 21 tokens", "input", "input[0] is 21 tokens"),
+        (TEI_EMBED, "input", "input[0] is 21 tokens", "inputs", "inputs[0] is 21 tokens"),
+        (TEI_EMBED, "inputs", "inputs is one already", "inputs", "inputs is one already"),
+        (V1, "documents", "documents holds 1001 texts", "documents", "documents holds 1001 texts"),
+        (TEI, "documents[3]", "documents[3] is long", "texts[3]", "texts[3] is long"),
+        (TEI, "query", "query is long", "query", "query is long"),
+        (SCORE, "documents", "documents holds 1001 texts", "text_2", "text_2 holds 1001 texts"),
+        (SCORE, "query", "query is long", "text_1", "text_1 is long"),
+        (SCORE, None, "the query of all documents", None, "the query of all documents"),
+    ],
+)
+async def test_what_a_worker_finds_fault_with_is_named_as_the_client_sent_it(
+    mesh: Mesh, path: str, param: str | None, message: str, sent_param: str | None, told_message: str
+) -> None:
+    mesh.triton.script = [ErrorText(encode_error(MeshError(Reason.INVALID_REQUEST, message, param=param)))]
+
+    error = told(await mesh.http.post(path, json=GOOD[path]), path)
+
+    assert (error["param"], error["message"]) == (sent_param, told_message)
 
 
 @pytest.mark.parametrize("path", GOOD)

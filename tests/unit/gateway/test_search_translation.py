@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshkit.errors import MeshError
 from services.gateway.search.rerank import RerankRequest
 from services.gateway.search.score import ScoreRequest
 from services.gateway.search.tei import TeiRerankRequest
@@ -76,6 +77,18 @@ def test_pairs_to_score_keep_their_order_in_as_few_requests_as_there_are_runs(
     pairs = chain.from_iterable([(each.query, document) for document in each.documents] for each in requests)
     assert list(pairs) == list(zip(queries, documents, strict=True))
     assert all(one.query != other.query for one, other in pairwise(requests))
+
+
+@pytest.mark.parametrize("name", ["text_1", "text_2"])
+def test_a_text_of_too_many_characters_is_told_by_its_place_in_the_request(name: str) -> None:
+    texts = {"text_1": ["a", "b", "b"], "text_2": ["c"] * 3}
+    texts[name][2] = " " * 262_145
+
+    with pytest.raises(MeshError) as caught:
+        from_score(ScoreRequest(**texts))
+
+    assert caught.value.param == f"{name}[2]"
+    assert caught.value.message == f"{name}[2] is 262145 characters, the limit is 262144"
 
 
 def test_an_empty_document_is_one_too() -> None:
