@@ -72,8 +72,8 @@ class _Part:
 class PairSteps:
     """Computes pairs in packed steps. What several begin with is computed once, and its blocks are read by all.
 
-    A prefix is kept for the next call: a fixed prompt is computed once, and so is a query whose documents come in
-    several calls.
+    Prefixes are kept for the next call, a few of them: a fixed prompt is computed once, and so is a query whose
+    documents come in several calls, and each of two that take turns.
     """
 
     def __init__(self, weights: ServedWeights, limits: Limits) -> None:
@@ -92,11 +92,10 @@ class PairSteps:
         num_outputs: how many are wanted of each pair. Outputs are (n, width) fp32, in the order of the spans; those of
         a pair come in order, perhaps in several steps.
         """
-        waiting = deque(self._in_order(pairs))
+        order = list(self._in_order(pairs))
+        waiting = deque(order)
         while waiting:
-            # What was computed before is overwritten, but for what the next pair begins with.
-            first = waiting[0][1]
-            self._prefixes = {first: self._prefixes[first]} if first in self._prefixes else {}
+            self._prefixes = self._worth_keeping([waiting[0][1], *(prefix for _, prefix in order)])
             wave = _Wave(self._prefixes, self._num_blocks)
             while waiting and wave.fits(len(pairs[waiting[0][0]].token_ids), waiting[0][1]):
                 index, prefix = waiting.popleft()
@@ -115,6 +114,17 @@ class PairSteps:
         for prefix, members in sorted(groups.items(), key=lambda group: group[0] not in self._prefixes):
             is_worth = len(members) > 1 or prefix in self._prefixes
             yield from ((index, prefix if is_worth else ()) for index in members)
+
+    def _worth_keeping(self, prefixes: Sequence[Prefix]) -> dict[Prefix, list[int]]:
+        """What was computed before is overwritten, but for the first of these and few others."""
+        kept: dict[Prefix, list[int]] = {}
+        num_taken = 0
+        for prefix in dict.fromkeys(prefixes):
+            blocks = self._prefixes.get(prefix)
+            if blocks is not None and (prefix == prefixes[0] or num_taken + len(blocks) <= self._num_blocks // 4):
+                kept[prefix] = blocks
+                num_taken += len(blocks)
+        return kept
 
     def _compute(self, rows: Sequence[_Row]) -> Iterator[tuple[list[Span], Tensor]]:
         for parts in _split(rows, self._limits):

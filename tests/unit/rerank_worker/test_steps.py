@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from services.rerank_worker.request import Pair
 from services.rerank_worker.steps import BLOCK_LEN, Limits, PairSteps
 from tests.fakes.step_counter import StepCounter
@@ -39,6 +43,27 @@ def test_each_of_several_queries_is_computed_once_however_its_pairs_lie() -> Non
     mixed = [pair(number, prefix=(PREFIX, other)[number % 2]) for number in range(10)]
 
     assert num_computed(model, steps_of(model), *mixed) == len(PREFIX) + len(other) + 10 * TAIL_LEN
+
+
+@pytest.mark.parametrize("num_pairs", [4, 60])  # of each query: all at once, or in several waves
+def test_queries_that_take_turns_are_computed_once(num_pairs: int) -> None:
+    model = StepCounter()
+    steps = steps_of(model)
+    beginnings = [PREFIX, PREFIX[::-1]]
+    mixed = [pair(number, prefix=each) for each in beginnings for number in range(num_pairs)]
+
+    assert num_computed(model, steps, *mixed) == 2 * len(PREFIX) + 2 * num_pairs * TAIL_LEN
+    for _ in range(3):
+        assert num_computed(model, steps, *mixed) == 2 * num_pairs * TAIL_LEN
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), min_size=1, max_size=20))
+def test_whatever_is_kept_leaves_room_for_the_longest_pair(calls: list[tuple[int, int]]) -> None:
+    model = StepCounter()
+    steps = steps_of(model)
+    for kind, num_pairs in calls:
+        longest = tuple(range(1000 * kind, 1000 * kind + 256 - TAIL_LEN - 6 * (kind % 9)))
+        num_computed(model, steps, *(pair(n, prefix=each) for n in range(num_pairs) for each in (longest, PREFIX)))
 
 
 def test_a_beginning_that_was_pushed_out_is_computed_again() -> None:
