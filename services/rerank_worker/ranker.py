@@ -59,9 +59,12 @@ def load_ranker(folder: Path, precision: Precision, *, max_tokens: int = DEFAULT
 
 
 def _load_cross_encoder(folder: Path, precision: Precision, max_tokens: int) -> CrossEncoder:
-    checkpoint = EncoderCheckpoint.open(folder)
+    checkpoint, tokenizer = EncoderCheckpoint.open(folder), EncoderTokenizer.read(folder)
+    if tokenizer.second_type >= (num_types := checkpoint.config.type_vocab_size):
+        message = f"type_vocab_size is {num_types}, a pair's second text has type {tokenizer.second_type}"
+        raise CheckpointError(f"{folder / 'config.json'}: {message}")
     return CrossEncoder(
-        EncoderTokenizer.read(folder),
+        tokenizer,
         load_row_encoder(checkpoint, precision),
         Classifier.read(checkpoint),
         read_calibration(folder),

@@ -62,6 +62,12 @@ def test_more_labels_are_refused(tmp_path: Path) -> None:
         load_ranker(tmp_path, Precision.FP32)
 
 
+def test_a_network_without_a_type_for_the_second_text_is_refused(tmp_path: Path) -> None:
+    save_tiny_bert(tmp_path, classifier=True, type_vocab_size=1)
+    with pytest.raises(CheckpointError, match="type_vocab_size is 1, a pair's second text has type 1"):
+        load_ranker(tmp_path, Precision.FP32)
+
+
 def test_a_long_query_leaves_half_of_the_room_to_the_document(tmp_path: Path) -> None:
     save_tiny_bert(tmp_path, classifier=True)
     request = RerankRequest("cat " * 60, ("dog " * 60, "dog"))
