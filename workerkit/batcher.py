@@ -198,7 +198,7 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[_Task[Item, Result], int]]:
         """The next batch, without those whose callers have left; empty if nobody is left to compute for."""
         while shares := self._waiting.take():
-            left = {task for task in _tasks(shares) if task.reply.is_cancelled()}
+            left = {task for task in _tasks(shares) if _has_left(task.reply)}
             for task in left:
                 self._waiting.remove(task)
                 task.reply.drop()
@@ -245,3 +245,11 @@ class Batcher(Generic[Item, Result]):
 def _tasks(shares: Sequence[tuple[_Task[Item, Result], int]]) -> list[_Task[Item, Result]]:
     """Each task once, in order."""
     return list(dict.fromkeys(task for task, _ in shares))
+
+
+def _has_left(reply: Reply[Result]) -> bool:
+    try:
+        return reply.is_cancelled()
+    except Exception:  # boundary: who cannot be asked gets an answer, and so does everybody else
+        log.exception("a caller could not be asked whether it has left")
+        return False

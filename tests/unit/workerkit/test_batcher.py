@@ -140,6 +140,22 @@ def test_requests_that_wait_are_computed_together() -> None:
     assert replace(notes.loads[-1], busy_ratio=0.0) == Load(0, 0, 0, 0.0, 0.0)
 
 
+class Unreachable(Caller):
+    def is_cancelled(self) -> bool:
+        raise RuntimeError("nobody knows")
+
+
+def test_a_caller_who_cannot_be_asked_whether_it_has_left_is_answered_like_all_others() -> None:
+    model, caller = Model(), Unreachable()
+    with running(model) as batcher:
+        hold(batcher, model)
+        batcher.submit([2], [1], caller)
+        other = submit(batcher, [3])
+        model.may_go.set()
+        assert (caller.ending(), other.ending()) == ([4], [6])
+        assert batcher.is_running
+
+
 def test_the_share_of_recent_time_spent_computing_is_told() -> None:
     notes, now_s = Notes(), 100.0
 
