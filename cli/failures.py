@@ -20,6 +20,8 @@ def shown_failures() -> Generator[None]:
     except UsageFailure as failure:
         typer.echo(f"zhinao: {failure}", err=True)
         raise typer.Exit(2) from None
+    except BrokenPipeError:  # `| head`: nobody reads on, and typer ends quietly
+        raise
     except (MeshFailure, OSError) as failure:  # the latter: a folder that cannot be written, and the like
         typer.echo(f"zhinao: {_in_words(failure)}", err=True)
         raise typer.Exit(1) from None

@@ -1,6 +1,7 @@
 """`zhinao embed` and `zhinao rerank`: texts as arguments, of a file or a pipe; JSON lines, or a table for people."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.client import open_client, told_failures
+from cli.client import one_line, open_client, told_failures
 from cli.failures import UsageFailure
+from mesh.failure import MeshFailure
 
 _TEXTS_PER_REQUEST: Final = 256
+_INPUT: Final = re.compile(r"\binput\[(\d+)\]")  # as a server names a text of one request
+_NAME_LENGTH: Final = 40  # characters
 _WIDEST_TABLE: Final = 12  # texts; a terminal has no room for more columns
 _BAR_WIDTH: Final = 20  # characters of a relevance of 1
 
@@ -56,13 +60,18 @@ def read_texts(texts: Sequence[str], file: Path | None, *, what: str) -> list[st
         raise UsageFailure(f"no {what}: type some, name a file of one on each line with -f, or use a pipe")
     lines = list(texts)
     if file == Path("-") or (file is None and not texts):
-        lines += sys.stdin.buffer.read().decode(errors="replace").splitlines()
+        lines += _lines(sys.stdin.buffer.read())
     elif file is not None:
-        lines += file.read_text(errors="replace").splitlines()
+        lines += _lines(file.read_bytes())
     found = [line for line in lines if line.strip()]
     if not found:
         raise UsageFailure(f"no {what}: every line is empty")
     return found
+
+
+def _lines(data: bytes) -> Iterator[str]:
+    """UTF-8's lines as other tools count them: str.splitlines ends some at form feeds and at U+2028 too."""
+    return (line.rstrip("\r") for line in data.decode(errors="replace").split("\n"))
 
 
 def similarity_table(texts: Sequence[str], vectors: NDArray[np.float64]) -> Table:
@@ -101,5 +110,18 @@ def ranking_table(results: Sequence[Mapping[str, Any]], threshold: float | None)
 def _vectors(client: openai.OpenAI, texts: Sequence[str], options: Mapping[str, object]) -> Iterator[list[float]]:
     for start in range(0, len(texts), _TEXTS_PER_REQUEST):
         part = list(texts[start : start + _TEXTS_PER_REQUEST])
-        answer = client.embeddings.create(model="", input=part, extra_body=options)  # they say which model, or none
+        try:
+            answer = client.embeddings.create(model="", input=part, extra_body=options)  # they say which model, or none
+        except openai.APIStatusError as error:
+            raise MeshFailure(_refusal(error, texts, start)) from error
         yield from (each.embedding for each in answer.data)
+
+
+def _refusal(error: openai.APIStatusError, texts: Sequence[str], start: int) -> str:
+    """The server's words, but a text is named by its number among all and by how it begins; a file has empty lines."""
+
+    def name(found: re.Match[str]) -> str:
+        index = start + int(found[1])
+        return f"text {index + 1} ({''.join(texts[index : index + 1])[:_NAME_LENGTH]}…)"
+
+    return _INPUT.sub(name, one_line(error))

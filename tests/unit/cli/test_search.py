@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -98,6 +100,35 @@ def test_embed_sends_many_texts_in_parts(server: Server) -> None:
     assert len(result.stdout.splitlines()) == 600
 
 
+def test_a_text_that_is_refused_is_told_by_its_number_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        texts = json.loads(request.content)["input"]
+        if "long" not in texts:
+            return Server()(request)
+        message = f"input[{texts.index('long')}] is 300 tokens, the limit is 256"
+        return httpx2.Response(400, json={"error": {"message": message}})
+
+    monkeypatch.setattr("cli.search.open_client", lambda _url: client(refuse))
+    result = CliRunner().invoke(app, ["embed", "--json"], input="a\n" * 262 + "long\n")
+
+    assert result.exit_code == 1
+    assert result.stderr == "zhinao: HTTP 400: text 263 (long…) is 300 tokens, the limit is 256\n"
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure_to_tell(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    echo = typer.echo
+    monkeypatch.setattr(
+        "typer.echo", lambda line, err=False: echo(line, err=True) if err else os.write(write_end, line.encode())
+    )
+
+    result = CliRunner().invoke(app, ["embed", "--json", "a", "b"])
+
+    os.close(write_end)
+    assert (result.exit_code, result.output) == (1, "")
+
+
 def test_embed_refuses_a_table_wider_than_a_terminal(server: Server) -> None:
     result = CliRunner().invoke(app, ["embed", *["a"] * 13])
 
@@ -162,6 +193,13 @@ def test_typed_texts_come_before_the_files(tmp_path: Path) -> None:
     file.write_bytes("二\n\r\n  \nthree \n".encode() + b"\xff")
 
     assert read_texts(["one"], file, what="texts") == ["one", "二", "three ", "\ufffd"]
+
+
+def test_only_a_line_feed_ends_a_text(tmp_path: Path) -> None:
+    file = tmp_path / "texts"
+    file.write_bytes("a\x0cb\x85c\u2028d\re\r\nf".encode())
+
+    assert read_texts([], file, what="texts") == ["a\x0cb\x85c\u2028d\re", "f"]
 
 
 def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
