@@ -11,7 +11,7 @@ from meshkit.errors import MeshError, Reason
 from modelkit.conversation import CALL_END, CALL_START, CallForm, Tool
 from services.chat_worker.request import CallMode, FormatKind, OutputFormat, ToolUse
 from services.chat_worker.schema_repair import repaired
-from services.chat_worker.structured import Form, FormError, GrammarCompiler, join
+from services.chat_worker.structured import Form, FormError, GrammarCompiler, check_length, join
 
 _MAX_TOOLS: Final = 128
 _MAX_CALLS: Final = 16  # in an answer that must call; without a bound a small model would not stop
@@ -120,7 +120,10 @@ def _compile(source: str, param: str, compiler: GrammarCompiler) -> None:
 
 def _read_schema(text: str, param: str) -> Mapping[str, object]:
     try:
+        check_length(text)
         schema: object = json.loads(text)
+    except FormError as error:
+        raise _invalid(f"{param} {error}", param) from error
     except (ValueError, RecursionError) as error:
         raise _invalid(f"{param} is no JSON: {error}", param) from error
     if not isinstance(schema, dict):

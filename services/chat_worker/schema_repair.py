@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-_CLASS: Final = re.compile(r"\\.|\[(\^?)((?:\\.|[^\\\]])*)\]", re.DOTALL)  # or an escape, which begins none
+# A class, or an escape, which begins none. One that never ends is found too: else it would be sought from each bracket.
+_CLASS: Final = re.compile(r"\\.|\[(\^?)((?:[^\\\]]++|\\.)*+)(?:(\])|\\?\Z)", re.DOTALL)
 _BRACKET: Final = re.compile(r"\\.|\[", re.DOTALL)
 _RANGE_FROM_NUL: Final = re.compile(r"\\(?:x00|u0000)-")
 _MAPS_OF_SCHEMAS: Final = ("properties", "$defs", "definitions", "dependentSchemas")
@@ -52,7 +53,7 @@ def _repair_pattern(pattern: str) -> str:
 
 
 def _repair_class(found: re.Match[str]) -> str:
-    if found[2] is None:
+    if found[3] is None:
         return found[0]
     members = _BRACKET.sub(lambda each: r"\[" if each[0] == "[" else each[0], found[2])
     return f"[^\\x00{members}]" if found[1] else f"[{members}]"

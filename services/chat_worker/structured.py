@@ -32,6 +32,12 @@ class FormError(ValueError):
     """A form cannot be kept to; the message carries the library's own words where they say why."""
 
 
+def check_length(text: str) -> None:
+    """Raise FormError if a schema or grammar is longer than what is read."""
+    if len(text) > _MAX_SOURCE_LEN:
+        raise FormError(f"is {len(text)} characters long; the most is {_MAX_SOURCE_LEN}")
+
+
 class TokenGrammar:
     """How far one answer has come in its form. Masks are computed by the executor, while the model computes.
 
@@ -103,8 +109,7 @@ class GrammarCompiler:
         return TokenGrammar(self._compiled(source).deep_copy(), self._vocab_size, self._executor)
 
     def _compile(self, source: str) -> LLMatcher:
-        if len(source) > _MAX_SOURCE_LEN:
-            raise FormError(f"is {len(source)} characters long; the most is {_MAX_SOURCE_LEN}")
+        check_length(source)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
         _begin_answer(matcher.deep_copy())
         return matcher

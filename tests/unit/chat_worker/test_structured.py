@@ -8,6 +8,7 @@ from meshkit.errors import MeshError, Reason
 from modelkit.conversation import CallForm
 from services.chat_worker.forms import grammar_of
 from services.chat_worker.request import FormatKind, OutputFormat, ToolUse
+from services.chat_worker.schema_repair import repaired
 from services.chat_worker.structured import FormError, GrammarCompiler, join
 from tests.unit.chat_worker.byte_grammars import COMPILER, END, OTHER_END, TOKENIZER, admits, allowed
 
@@ -141,6 +142,15 @@ def test_class_of_characters_in_a_pattern_means_what_it_says(schema: dict[str, o
 
     assert admits(source, good)
     assert not admits(source, bad)
+
+
+@pytest.mark.parametrize("pattern", ["[" * 100_000, "[" + r"\[" * 50_000, "[^" + "x" * 100_000 + "\\"])
+def test_class_that_never_ends_stays_as_it_is_and_is_read_once(pattern: str) -> None:
+    assert repaired({"pattern": pattern}) == {"pattern": pattern}  # read anew from each place it would take minutes
+
+
+def test_schema_that_is_too_long_is_refused_before_it_is_read() -> None:
+    assert "is 100001 characters long; the most is 100000" in refusal(FormatKind.JSON_SCHEMA, "{" * 100_001).message
 
 
 def test_json_has_one_layout_so_that_blanks_cannot_go_on_for_ever() -> None:
