@@ -11,7 +11,7 @@ from modelkit.conversation import CALL_END, CALL_START
 from services.chat_worker.detok import overlap
 
 _BLANKS: Final = re.compile(r"\s+")
-_TAGGED_END: Final = re.compile(rf"\s*\}}?\s*{CALL_END}")
+_TAGGED_END: Final = re.compile(rf"\s*+\}}?\s*+{CALL_END}")
 _KEYS: Final = ("arguments", "parameters")  # Hermes', Llama 3's
 _TYPE: Final = ("", '"type":"function",')  # Llama 3 may put it first
 _FENCE: Final = "```"
@@ -44,6 +44,7 @@ class _State(Enum):
     HEAD = "head"  # a call has begun, its name is not known
     ARGUMENTS = "arguments"
     TAIL = "tail"  # behind the arguments
+    OTHER_KEYS = "other keys"  # behind the arguments, which nobody has a use for
 
 
 class CallReader:
@@ -56,7 +57,6 @@ class CallReader:
 
     def __init__(self, names: Collection[str], make_id: Callable[[], str], *, several: bool = True) -> None:
         """several: whether more than one bare call is a call."""
-        self._make_id = make_id
         self._names = names
         self._tagged_head = _Head(names, ("",))
         self._next_head = _Head(names, _NEXT) if several else None
@@ -66,40 +66,37 @@ class CallReader:
         self._tagged = False
         self._scanner = _ObjectScanner()
         self._held: str = ""  # text that may yet belong to a call
-        self._texts: list[str] = []
-        self._calls: list[ToolCallDelta] = []
-        self._num_calls = 0
+        self._found = _Findings(make_id)
 
     def push(self, text: str) -> Found:
         """Take the next piece of the answer; returns what can be told now."""
         self._read(text)
-        return self._take()
+        return self._found.take()
 
     def finish(self, text: str = "") -> Found:
         """Take the last piece and tell the rest, as nothing will follow."""
         self._read(text)
         if self._state is _State.HEAD:
             self._close_head(self._held)
-        elif self._state is _State.TEXT and not (self._num_calls and self._may_close()):
-            self._texts.append(self._held)
+        elif self._state is _State.TEXT and not (self._found.num_calls and self._may_close()):
+            self._found.texts.append(self._held)
         self._held = ""
-        return self._take()
+        return self._found.take()
 
     def _read(self, text: str) -> None:
+        more_blanks = text.isspace() and self._held[-1:].isspace()
         self._held += text
+        if more_blanks:  # decide nothing; a model may write them for ever
+            return
         steps = {
             _State.TEXT: self._read_text,
             _State.HEAD: self._read_head,
             _State.ARGUMENTS: self._read_arguments,
             _State.TAIL: self._read_tail,
+            _State.OTHER_KEYS: self._read_other_keys,
         }
         while self._held and steps[self._state]():
             pass
-
-    def _take(self) -> Found:
-        found = Found("".join(self._texts), tuple(self._calls), self._num_calls)
-        self._texts, self._calls = [], []
-        return found
 
     # Each of these reads what it can of the held text; True if another state has the word now.
 
@@ -120,7 +117,7 @@ class CallReader:
         self._closers.clear()
         start = self._held.find(CALL_START)
         kept = len(self._held[:start].rstrip()) if start >= 0 else _may_begin_call(self._held)
-        self._texts.append(self._held[:kept])
+        self._found.texts.append(self._held[:kept])
         self._held = self._held[kept:]
         if start < 0:
             return False
@@ -150,17 +147,17 @@ class CallReader:
 
     def _read_arguments(self) -> bool:
         end = self._scanner.find_end(self._held)
-        self._add_arguments(self._held[:end])
+        self._found.add_arguments(self._held[:end])
         self._held = "" if end is None else self._held[end:]
         self._state = _State.ARGUMENTS if end is None else _State.TAIL
         return end is not None
 
     def _read_tail(self) -> bool:
         dense = _BLANKS.sub("", self._held)
-        if dense == "," or dense.startswith(',"'):  # other keys, which nobody has a use for
-            if (end := _ObjectScanner(depth=1).find_end(self._held)) is None:
-                return False
-            self._held = "}" + self._held[end:]
+        if dense == ",":
+            return False
+        if dense.startswith(',"'):
+            self._state, self._scanner = _State.OTHER_KEYS, _ObjectScanner(depth=1)
             return True
         expected = [f"}}{CALL_END}", CALL_END] if self._tagged else ["}"]  # a model may forget the brace
         if any(end != dense and end.startswith(dense) for end in expected):
@@ -171,30 +168,51 @@ class CallReader:
         self._bare_head = None if self._tagged else self._next_head
         return True
 
+    def _read_other_keys(self) -> bool:
+        end = self._scanner.find_end(self._held)
+        self._held = "" if end is None else "}" + self._held[end:]
+        self._state = _State.OTHER_KEYS if end is None else _State.TAIL
+        return end is not None
+
     def _begin_arguments(self, head: re.Match[str], text: str) -> None:
-        self._begin_call(head[2])
+        self._found.begin_call(head[2])
         self._held = text[head.end() :]
         self._scanner = _ObjectScanner()
         self._state = _State.ARGUMENTS
-
-    def _begin_call(self, name: str) -> None:
-        self._calls.append(ToolCallDelta(self._num_calls, self._make_id(), name))
-        self._num_calls += 1
-
-    def _add_arguments(self, text: str) -> None:
-        """Clients expect one part of a call in a chunk: what is new joins the part that is waiting already."""
-        index = self._num_calls - 1
-        waiting = self._calls.pop() if self._calls and self._calls[-1].index == index else ToolCallDelta(index)
-        self._calls.append(replace(waiting, arguments=waiting.arguments + text))
 
     def _close_head(self, written: str) -> None:
         """Tell a call whose parts came in another order, or that it is none."""
         call = _read_call(written.lstrip().removeprefix(CALL_START).removesuffix(CALL_END), self._names)
         if call is None:
-            self._texts.append(written)
+            self._found.texts.append(written)
         else:
-            self._begin_call(call[0])
-            self._add_arguments(call[1])
+            self._found.begin_call(call[0])
+            self._found.add_arguments(call[1])
+
+
+class _Findings:
+    """What was found in an answer and is not told yet."""
+
+    def __init__(self, make_id: Callable[[], str]) -> None:
+        self._make_id = make_id
+        self.texts: list[str] = []
+        self._calls: list[ToolCallDelta] = []
+        self.num_calls = 0
+
+    def take(self) -> Found:
+        found = Found("".join(self.texts), tuple(self._calls), self.num_calls)
+        self.texts, self._calls = [], []
+        return found
+
+    def begin_call(self, name: str) -> None:
+        self._calls.append(ToolCallDelta(self.num_calls, self._make_id(), name))
+        self.num_calls += 1
+
+    def add_arguments(self, text: str) -> None:
+        """Clients expect one part of a call in a chunk: what is new joins the part that is waiting already."""
+        index = self.num_calls - 1
+        waiting = self._calls.pop() if self._calls and self._calls[-1].index == index else ToolCallDelta(index)
+        self._calls.append(replace(waiting, arguments=waiting.arguments + text))
 
 
 class _Head:
@@ -202,10 +220,10 @@ class _Head:
 
     def __init__(self, names: Collection[str], openers: Sequence[str]) -> None:
         """openers: what may come before a call; a space stands for any blanks."""
-        any_opener = "|".join(re.escape(opener).replace(r"\ ", r"\s*") for opener in openers)
+        any_opener = "|".join(re.escape(opener).replace(r"\ ", r"\s*+") for opener in openers)
         any_name, any_key = "|".join(map(re.escape, names)), "|".join(_KEYS)
         self._pattern = re.compile(
-            rf'\s*({any_opener})\s*\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?'
+            rf'\s*+({any_opener})\s*+\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?'
             rf'"name"\s*:\s*"({any_name})"\s*,\s*"(?:{any_key})"\s*:\s*(?=\{{)'
         )
         self._openers = [opener.replace(" ", "") for opener in openers]

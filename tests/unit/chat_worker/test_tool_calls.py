@@ -134,6 +134,32 @@ def test_no_letter_of_any_answer_is_lost(pieces: list[str]) -> None:
         assert text == answer
 
 
+BLANKS = " " * 100_000  # whoever reads them anew from each place, or with each piece, takes minutes
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "calls"),
+    [
+        (BLANKS, BLANKS, []),
+        (f"{BLANKS}ok", f"{BLANKS}ok", []),
+        (f"{BLANKS}[{BLANKS}{BARE}{BLANKS}]{BLANKS}", "", [WEATHER]),
+        (f"{BARE}{BLANKS}ok", f"{BLANKS}ok", [WEATHER]),
+        (f"{BARE}{BLANKS};{BLANKS}{BARE}", "", [WEATHER, WEATHER]),
+        (CALL.replace("\n", BLANKS), "", [WEATHER]),
+        (CALL.replace("}\n", f"}}{BLANKS}oops"), f"{BLANKS}oops</tool_call>", [WEATHER]),
+    ],
+)
+@pytest.mark.parametrize("piece_len", [1, 1_000_000])
+def test_blanks_are_read_once(answer: str, text: str, calls: list[tuple[str, str]], piece_len: int) -> None:
+    pieces = [answer[at : at + piece_len] for at in range(0, len(answer), piece_len)]
+
+    assert read(*pieces) == (text, calls)
+
+
+def test_keys_behind_the_arguments_are_read_once() -> None:
+    assert read(CALL.partition("}}")[0] + "}", ', "why": "', *"x" * 100_000, '"}\n</tool_call>') == ("", [WEATHER])
+
+
 def test_a_second_bare_call_is_text_where_only_one_is_wanted() -> None:
     reader = CallReader(NAMES, lambda: "id0", several=False)
 
