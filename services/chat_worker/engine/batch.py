@@ -125,8 +125,7 @@ class Batch:
 
     def _bulk_holds_enough(self, sequence: Sequence) -> bool:
         bulk = self._running_bulk()
-        num_needed = self._blocks.num_blocks_of(len(sequence.token_ids) + 1) - len(sequence.block_ids)
-        return bool(bulk) and num_needed <= self._blocks.num_free + sum(len(other.block_ids) for other in bulk)
+        return bool(bulk) and self._blocks.can_allocate(sequence, len(sequence.token_ids) + 1, without=bulk)
 
     def _running_bulk(self) -> list[Sequence]:
         return [sequence for sequence in self.running if sequence.priority is Priority.BULK]

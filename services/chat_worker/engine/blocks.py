@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection
+from itertools import chain
 
 from services.chat_worker.engine.prefix import PrefixIndex
 from services.chat_worker.engine.sequence import Sequence
@@ -58,9 +59,13 @@ class BlockPool:
         self.num_queried += len(sequence.token_ids) if self._prefixes is not None else 0
         self.num_hit += sequence.num_computed
 
-    def can_allocate(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether the sequence can be given room of its own for its tokens up to num_tokens in all."""
-        return self._num_missing(sequence, num_tokens) + self._is_tail_shared(sequence) <= self.num_free
+    def can_allocate(self, sequence: Sequence, num_tokens: int, without: Collection[Sequence] = ()) -> bool:
+        """Whether a sequence can get room of its own for num_tokens tokens in all, once others have given up theirs."""
+        given_up = Counter(chain.from_iterable(other.block_ids for other in without))
+        num_freed = sum(self._num_holders[block] == count for block, count in given_up.items())
+        tail = self._tail(sequence)  # a copy takes a block; what nobody else holds gives its own for it
+        is_tail_shared = tail is not None and self._num_holders[tail] - given_up[tail] > 1
+        return self._num_missing(sequence, num_tokens) + is_tail_shared <= self.num_free + num_freed
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> None:
         """Give the sequence blocks until num_tokens tokens fit, and a block of its own for the next one to be written.
@@ -124,11 +129,6 @@ class BlockPool:
         """The block that the next token would be written into, if the sequence has it already."""
         tail = sequence.num_computed // self.block_len
         return sequence.block_ids[tail] if tail < len(sequence.block_ids) else None
-
-    def _is_tail_shared(self, sequence: Sequence) -> bool:
-        """Whether a copy of the tail takes a block; what nobody else holds gives its own for it."""
-        tail = self._tail(sequence)
-        return tail is not None and self._num_holders[tail] > 1
 
     def _is_remembered(self, block: int) -> bool:
         return self._prefixes is not None and block in self._prefixes

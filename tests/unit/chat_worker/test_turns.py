@@ -1,5 +1,7 @@
 """Whose turn it is in the whole engine without a thread, and what counts as waiting."""
 
+import pytest
+
 from services.chat_worker.engine.sequence import Priority, RequestId
 from tests.fakes.stepped_engine import Job, SteppedEngine, expected_tokens
 
@@ -46,6 +48,36 @@ def test_an_interactive_request_waits_for_another_and_for_bulk_that_would_not_he
     engine.step()
     assert [len(step) for step in engine.runner.steps] == [1, 2, 2]
     assert engine.scheduler.batch.num_preemptions == 0
+
+
+@pytest.mark.parametrize(
+    "bulk",
+    [
+        Job(b"bulk" * 4, n=3, priority=Priority.BULK),  # its answers hold the prompt's blocks together
+        Job(b"interactive, and lon", priority=Priority.BULK),  # the other request holds these too
+    ],
+)
+def test_bulk_keeps_blocks_that_would_not_become_free_for_an_interactive_request(bulk: Job) -> None:
+    engine = SteppedEngine(num_blocks=16)
+    engine.add(0, Job(b"interactive, and lon", max_tokens=12))
+    engine.step()
+    engine.add(1, bulk)
+    engine.step()
+    engine.add(2, Job(b"w" * 47, max_tokens=8))
+    engine.step()
+    assert engine.scheduler.batch.num_preemptions == 0
+    assert [request_id for request_id, _ in engine.runner.steps[-1]] == [0] + [1] * bulk.n
+
+
+def test_bulk_gives_all_its_blocks_if_together_they_are_enough() -> None:
+    engine = SteppedEngine(num_blocks=16)
+    engine.add(0, Job(b"interactive, and lon", max_tokens=12))
+    engine.step()
+    engine.add(1, Job(b"bulk" * 4, n=3, priority=Priority.BULK))
+    engine.step()
+    engine.add(2, Job(b"w" * 39))  # needs 10 blocks: bulk holds 4 together and 1 each, and 3 are free
+    engine.step()
+    assert [request_id for request_id, _ in engine.runner.steps[-1]] == [0, 2]
 
 
 def test_bulk_ends_although_interactive_requests_never_stop_coming() -> None:
