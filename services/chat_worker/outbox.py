@@ -8,7 +8,6 @@ from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Protocol
 
 from meshkit.errors import MeshError, Reason
@@ -183,10 +182,11 @@ class Outbox:
         pieces = {key: parts for key, parts in self._pieces.items() if key[0] in request_ids}
         if pieces:
             self._due_s = max(self._due_s, self._clock()) + (len(pieces) - 1) * _RESPONSE_S
+        sent: list[Piece] = []
         for key, parts in pieces.items():
             del self._pieces[key]
-            self._guard(key[0], partial(self._send, key[0], parts))
-        for piece in chain.from_iterable(pieces.values()):
+            self._guard(key[0], partial(self._send, key[0], parts, sent))
+        for piece in sent:
             _note(partial(self._observer.count_piece, piece))
 
     def _guard(self, request_id: RequestId, act: Callable[[], None]) -> None:
@@ -200,11 +200,12 @@ class Outbox:
             if request_id in self._replies:
                 self._guard(request_id, partial(self._refuse, request_id, error))
 
-    def _send(self, request_id: RequestId, parts: list[Piece]) -> None:
+    def _send(self, request_id: RequestId, parts: list[Piece], sent: list[Piece]) -> None:
         if (reply := self._replies.get(request_id)) is None:
             self._abort(request_id)  # its caller left before the engine had heard of it
             return
         reply.send(Piece.merge(parts) if len(parts) > 1 else parts[0])
+        sent += parts
         if parts[-1].last:
             del self._replies[request_id]
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -190,6 +190,22 @@ def test_a_caller_who_left_is_dropped_and_the_engine_told(harness: Harness) -> N
     assert said(reply, 1) == ["dropped"]
     assert harness.aborted.get(timeout=5) == ONE
     assert harness.observer.told.get(timeout=5) == "departure"
+
+
+def test_an_answer_that_ends_for_nobody_is_counted_once() -> None:
+    for gone, told in ((RecordingReply("send"), Reason.INTERNAL), (RecordingReply(), "departure")):
+        harness, late = Harness(), RecordingReply()
+        gone.has_left = told == "departure"
+        harness.outbox.open(ONE, gone)
+        harness.outbox.open(TWO, late)
+        harness.outbox.start()
+        if gone.has_left:
+            assert said(gone, 1) == ["dropped"]
+        harness.outbox.emit(ONE, LAST)
+        harness.outbox.emit(TWO, replace(LAST, text="?"))
+        harness.outbox.close()
+        assert [harness.observer.told.get(timeout=5) for _ in range(2)] == [told, replace(LAST, text="?")]
+        assert harness.observer.told.empty()
 
 
 def test_an_observer_that_breaks_costs_no_caller_anything() -> None:
