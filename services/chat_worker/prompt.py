@@ -94,7 +94,7 @@ class PromptBuilder:
             n=request.n,
             priority=request.priority,
             tenant=request.tenant,
-            timeout_s=request.timeout_s,
+            timeout_s=_timeout_s(request),
             speculate=self._speculate if request.speculate is None else request.speculate,
             generated_token_ids=self._generated(request, max_tokens),
             unused_values=self.unused_values(request.prompt),
@@ -197,6 +197,12 @@ def _max_tokens(request: GenerationRequest, prompt_len: int, window: int, param:
             param="max_tokens",
         )
     return request.max_tokens
+
+
+def _timeout_s(request: GenerationRequest) -> float | None:
+    if request.timeout_s is not None and not request.timeout_s > 0:  # NaN is not either
+        raise _invalid(f"timeout_s is {request.timeout_s}; it must be above 0", "timeout_s")
+    return request.timeout_s
 
 
 def _invalid(message: str, param: str) -> MeshError:

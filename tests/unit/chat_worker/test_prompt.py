@@ -147,6 +147,9 @@ def test_an_ignored_end_token_is_a_token_like_others() -> None:
         ({"prompt_logprobs": 21}, "prompt_logprobs", ["21", "20"]),
         ({"top_logprobs": 21}, "top_logprobs", ["21", "20"]),
         ({"n": 129}, "n", ["129", "128"]),
+        ({"timeout_s": 0.0}, "timeout_s", ["0.0", "above 0"]),
+        ({"timeout_s": -1.5}, "timeout_s", ["-1.5", "above 0"]),
+        ({"timeout_s": float("nan")}, "timeout_s", ["nan", "above 0"]),
     ],
 )
 def test_a_parameter_out_of_its_range_is_refused_with_both_numbers(
