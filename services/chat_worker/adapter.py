@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshkit.errors import MeshError, Reason
@@ -90,20 +91,28 @@ class ChatAdapter:
         if call.operation == Operation.PING:
             self._worker.loop.ping(lambda: answer_ping(call, use_threads))
             return
-        if call.operation not in (None, Operation.GENERATE, Operation.TOKENIZE, Operation.DETOKENIZE):
-            raise MeshError(Reason.UNKNOWN_RPC, f"operation {call.operation!r} is unknown to a chat worker")
-        data = call.payload()
+        work = self._work(call)
         if not self._places.acquire(blocking=False):
             self._metrics.reject()
             raise MeshError(Reason.QUEUE_FULL, f"{self._settings.max_requests} requests are in progress already")
-        if call.operation == Operation.TOKENIZE:
-            self._tokenising.submit(self._answer, self._tokenize, data, call.sender)
-            return
-        if call.operation == Operation.DETOKENIZE:
-            self._tokenising.submit(self._answer, self._detokenize, data, call.sender)
-            return
-        trace = self._traces.begin(call.request_id, call.traceparent)
-        self._tokenising.submit(self._begin, data, call.sender, trace)
+        try:
+            self._tokenising.submit(work)
+        except Exception:
+            self._places.release()
+            raise
+
+    def _work(self, call: Call) -> Callable[[], None]:
+        """What a tokenising thread is to do for a call, which gives its place back or passes it on."""
+        match call.operation:
+            case None | Operation.GENERATE:
+                trace = self._traces.begin(call.request_id, call.traceparent)
+                return partial(self._begin, call.payload(), call.sender, trace)
+            case Operation.TOKENIZE:
+                return partial(self._answer, self._tokenize, call.payload(), call.sender)
+            case Operation.DETOKENIZE:
+                return partial(self._answer, self._detokenize, call.payload(), call.sender)
+            case unknown:
+                raise MeshError(Reason.UNKNOWN_RPC, f"operation {unknown!r} is unknown to a chat worker")
 
     def _answer(self, work: Callable[[bytes], bytes], data: bytes, sender: ResponseSender) -> None:
         """Do what needs no engine."""
@@ -142,6 +151,7 @@ class ChatAdapter:
             request = decode_request(data)
             seed = seed if request.seed is None else request.seed
             prepared = self._worker.prompts.prepare(request, fallback_seed=seed)
+            encode = _encoder(self._worker, self._settings.model_id, prepared, seed)
             leave = self._take_share(prepared)
         except MeshError as error:
             self._places.release()
@@ -152,7 +162,7 @@ class ChatAdapter:
             self._places.release()
             send_error(sender, MeshError(Reason.INTERNAL, "the request could not be prepared"))
             return
-        self._outbox.open(request_id, _TritonReply(sender, self._encoder(prepared, seed), leave, trace))
+        self._outbox.open(request_id, _TritonReply(sender, encode, leave, trace))
         try:
             self._worker.submit(request_id, prepared)
         except Exception:  # boundary: from here on the outbox answers
@@ -172,25 +182,26 @@ class ChatAdapter:
         self._bulk_places.release()
         self._places.release()
 
-    def _encoder(self, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
-        model, token_bytes = self._settings.model_id, self._worker.tokenizer.token_bytes
-        readers = AnswerReaders(
-            prepared.begins_with, prepared.tool_names, token_bytes, several_calls=prepared.several_calls
-        )
-        for piece in self._worker.told(prepared):
-            readers.read(piece)
-        unused = () if prepared.generated_token_ids else prepared.unused_values  # told once
-
-        def encode(piece: Piece) -> bytes:
-            nonlocal unused
-            told, unused = unused, ()
-            contents = readers.read(piece)
-            return encode_piece(piece, contents, model=model, seed=seed, token_bytes=token_bytes, unused_values=told)
-
-        return encode
-
     def _abort(self, request_id: RequestId) -> None:
         self._worker.loop.abort(request_id)
+
+
+def _encoder(worker: ChatWorker, model: str, prepared: Prepared, seed: int) -> Callable[[Piece], bytes]:
+    token_bytes = worker.tokenizer.token_bytes
+    readers = AnswerReaders(
+        prepared.begins_with, prepared.tool_names, token_bytes, several_calls=prepared.several_calls
+    )
+    for piece in worker.told(prepared):
+        readers.read(piece)
+    unused = () if prepared.generated_token_ids else prepared.unused_values  # told once
+
+    def encode(piece: Piece) -> bytes:
+        nonlocal unused
+        told, unused = unused, ()
+        contents = readers.read(piece)
+        return encode_piece(piece, contents, model=model, seed=seed, token_bytes=token_bytes, unused_values=told)
+
+    return encode
 
 
 class _TritonReply:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from meshkit.errors import Reason
 from modelkit import threads
 from services.chat_worker.engine.sequence import FinishReason
+from services.chat_worker.spans import ChatTracer
 from services.chat_worker.worker import ChatWorker
 from tests.adapter.chat_calls import (
     USER,
@@ -206,14 +208,19 @@ def test_a_window_beyond_the_checkpoints_is_refused_with_both_numbers(make_adapt
         make_adapter(max_model_len="300")
 
 
-def test_a_request_that_the_engine_cannot_take_is_answered_and_gives_its_place_up(
-    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(ChatTracer, "begin"), (ThreadPoolExecutor, "submit"), (ChatWorker, "told"), (ChatWorker, "submit")],
+    ids=lambda part: part if isinstance(part, str) else part.__name__,
+)
+def test_a_request_on_whose_way_something_breaks_is_answered_and_gives_its_place_up(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, owner: type[object], name: str
 ) -> None:
-    def break_down(*_: object) -> None:
+    def break_down(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 
     adapter = make_adapter(max_requests="1")
     with monkeypatch.context() as broken:
-        broken.setattr(ChatWorker, "submit", break_down)
+        broken.setattr(owner, name, break_down)
         assert failure(adapter, chat((USER, "hi"), **greedy(4))).reason is Reason.INTERNAL
     assert answer(adapter, chat((USER, "hi"), **greedy(4)))
