@@ -164,7 +164,7 @@ class ChatAdapter:
             return
         self._outbox.open(request_id, _TritonReply(sender, encode, leave, trace))
         try:
-            self._worker.submit(request_id, prepared)
+            self._worker.submit(request_id, prepared, age_s=trace.request.age_s())
         except Exception:  # boundary: from here on the outbox answers
             log.exception("a request could not be begun")
             self._outbox.fail(request_id, MeshError(Reason.INTERNAL, "the request could not be begun"))

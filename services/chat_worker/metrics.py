@@ -70,7 +70,7 @@ def _per_token_s(finish: Finish) -> float | None:
 
 _OF_FINISH: Final = (
     _OfFinish(Row("vllm:e2e_request_latency_seconds", "From arrival to the last token"), _REQUEST_S, Finish.total_s),
-    _OfFinish(Row("vllm:request_queue_time_seconds", "Wait for room"), _REQUEST_S, attrgetter("queue_s")),
+    _OfFinish(Row("vllm:request_queue_time_seconds", "Wait for the first step"), _REQUEST_S, attrgetter("queue_s")),
     _OfFinish(Row("vllm:request_prefill_time_seconds", "Reading the prompt"), _REQUEST_S, attrgetter("prefill_s")),
     _OfFinish(Row("vllm:request_decode_time_seconds", "Writing the answer"), _REQUEST_S, attrgetter("decode_s")),
     _OfFinish(

@@ -39,11 +39,11 @@ class ChatWorker:
     num_blocks: int
     block_len: int
 
-    def submit(self, request_id: RequestId, prepared: Prepared) -> None:
-        """Queue a prepared request under an id of the caller's."""
+    def submit(self, request_id: RequestId, prepared: Prepared, *, age_s: float = 0.0) -> None:
+        """Queue a prepared request under an id of the caller's; age_s: see EngineLoop.submit."""
         answers = [self._answer(request_id, index, prepared) for index in range(prepared.n)]
         answers[0].sequence.forks += [answer.sequence for answer in answers[1:]]
-        self.loop.submit(answers, prepared.timeout_s)
+        self.loop.submit(answers, prepared.timeout_s, age_s=age_s)
 
     def told(self, prepared: Prepared) -> Iterator[Piece]:
         """The pieces that the caller of a request has already."""

@@ -25,6 +25,7 @@ from tests.adapter.chat_calls import (
 from tests.adapter.conftest import MakeAdapter
 from tests.fakes import pb_utils
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
+from workerkit.traces import RequestTrace
 from zhinao.chat.v1 import chat_pb2
 
 
@@ -175,6 +176,18 @@ def test_a_request_that_ended_makes_room_for_the_next(make_adapter: MakeAdapter,
         _, error = send(adapter, chat((USER, "hi"), **greedy(max_tokens))).collect()
         num_ended += error is None or "QUEUE_FULL" not in error.message
     assert num_ended == 3
+
+
+def test_the_time_before_the_engine_counts_for_the_deadline_and_the_metrics(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, metrics = make_adapter(), pb_utils.MetricFamily.metrics
+    monkeypatch.setattr(RequestTrace, "age_s", lambda _: 100.0)
+    assert answer(adapter, chat((USER, "hi"), timeout_s=200, **greedy(4)))
+    assert failure(adapter, chat((USER, "hi"), timeout_s=50, **greedy(4))).reason is Reason.DEADLINE
+    assert wait_for("vllm:request_success_total error", 1)
+    for name in ("vllm:request_queue_time_seconds", "vllm:time_to_first_token_seconds"):
+        assert [100 <= seconds < 150 for seconds in metrics[name].observed] == [True]
 
 
 def test_tokens_are_counted_in_the_metrics(make_adapter: MakeAdapter) -> None:

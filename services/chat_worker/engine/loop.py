@@ -33,15 +33,15 @@ class EngineLoop:
         self._inbox.put(self._stop)
         self._thread.join()
 
-    def submit(self, answers: Rows[Generation], timeout_s: float | None = None) -> None:
+    def submit(self, answers: Rows[Generation], timeout_s: float | None = None, *, age_s: float = 0.0) -> None:
         """Queue the answers of one request, which share their prompt; the first one's sequence forks the others'.
 
         Their pieces go to the sink until one carries last, or the request fails: with QUEUE_FULL if too much waits
-        already, with DEADLINE timeout_s seconds from now.
+        already, with DEADLINE timeout_s seconds after its arrival, which was age_s seconds ago.
         """
-        now_s = self._engine.clock()
+        arrived_s = self._engine.clock() - age_s
         for generation in answers:
-            generation.arrived_s = now_s
+            generation.arrived_s = arrived_s
         self._inbox.put(lambda: self._engine.add(answers, timeout_s))
 
     def abort(self, request_id: RequestId) -> None:

@@ -146,7 +146,7 @@ class GenerateRequest(_message.Message):
     tenant: _builtins.str
     """Whose request it is: tenants of one priority get equal shares, and none sees another's prefix cache; empty is a tenant too."""
     timeout_s: _builtins.float
-    """Seconds from its arrival at the worker in which the answer must be complete; unset means no limit."""
+    """Seconds from its arrival at the worker in which the answer must be complete, above 0; unset means no limit."""
     speculate: _builtins.bool
     """Whether tokens may be guessed ahead and checked; the answer is the same either way. Unset means the worker's default."""
     @_builtins.property
