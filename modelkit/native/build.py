@@ -58,15 +58,15 @@ def library_path(name: str) -> Path:
 def build(names: Iterable[str] | None = None) -> list[Path]:
     """Compile what is not there yet of these instruction sets, by default those that this machine can run.
 
-    What older sources left is deleted. Returns the libraries, best first; none when there is no compiler.
+    Libraries of older sources are deleted. Returns the libraries, best first; none when there is no compiler.
     Raises BuildError.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return []
     wanted = {name: library_path(name) for name in (available() if names is None else names)}
-    for old in set((_SOURCES / "lib").glob("*")) - set(wanted.values()):
-        old.unlink()
+    for old in set((_SOURCES / "lib").glob("*.so")) - set(wanted.values()):
+        old.unlink(missing_ok=True)  # another build may run beside this one
     with ThreadPoolExecutor() as pool:
         list(pool.map(partial(_compile, compiler), wanted, wanted.values()))
     return list(wanted.values())
