@@ -32,13 +32,13 @@ class FakeRunner:
     """
 
     def __init__(self, *, block_len: int = 4, fails_on: int | None = None) -> None:
-        self.steps: list[list[tuple[RequestId, int]]] = []
+        self.steps: list[list[tuple[RequestId, int]]] = []  # whose tokens were computed, and how many, guesses too
         self._block_len = block_len
         self._fails_on = fails_on
         self._slots: dict[tuple[int, int], int] = {}
 
     def run(self, plan: Plan) -> Tensor:
-        self.steps.append([(chunk.sequence.request_id, chunk.num_tokens) for chunk in plan.chunks])
+        self.steps.append([(c.sequence.request_id, c.num_tokens + len(c.draft)) for c in plan.chunks])
         if any(chunk.sequence.token_ids[0] == self._fails_on for chunk in plan.chunks):
             raise RuntimeError("the model broke")
         for source, target in plan.copies:
