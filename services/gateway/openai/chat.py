@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import example, only
+from services.gateway.openai.fields import Items, example, only
 from services.gateway.openai.generation import FinishReasonWord, GenerationFields
 from services.gateway.openai.messages import Message, TemplateValues
 from services.gateway.openai.scores import PromptLogprob
@@ -20,10 +20,10 @@ class ChatCompletionRequest(GenerationFields):
         {"model": "zhinao-chat", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 40}
     )
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Items[Message] = Field(min_length=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[ToolDefinition] | None = None
+    tools: Items[ToolDefinition] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     modalities: Annotated[object, only(["text"])] = None

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import SentTokenIds, check_unicode, example, is_token_ids, only
+from services.gateway.openai.fields import Items, SentTokenIds, check_unicode, example, is_token_ids, only
 from services.gateway.openai.generation import FinishReasonWord, GenerationFields
 from services.gateway.openai.scores import PromptLogprob
 from services.gateway.openai.usage import UsageBody
@@ -19,7 +19,7 @@ def _to_prompts(value: object) -> list[object]:
     """Wrap a single text or list of token ids; it is checked here, as a client sent no list to name a place of."""
     if isinstance(value, list):
         items = cast("list[object]", value)
-        if items and all(isinstance(item, str | list) for item in items):
+        if items and set(map(type, items)) <= {str, list}:
             return items
         value = items
     return [_to_prompt(value)]
@@ -39,7 +39,7 @@ class CompletionRequest(GenerationFields):
     model_config = example({"model": "zhinao-chat", "prompt": "The sky is", "max_tokens": 8})
 
     prompt: Annotated[
-        list[Annotated[Prompt, PlainValidator(_to_prompt, json_schema_input_type=_SentPrompt)]],
+        Items[Annotated[Prompt, PlainValidator(_to_prompt, json_schema_input_type=_SentPrompt)]],
         BeforeValidator(
             _to_prompts,
             json_schema_input_type=_SentPrompt | Annotated[list[_SentPrompt], Field(min_length=1, max_length=128)],

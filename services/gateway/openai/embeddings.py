@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from services.gateway.openai.fields import (
     UINT32_MAX,
+    Items,
     RequestBody,
     SentTokenIds,
     Text,
@@ -50,7 +51,7 @@ def _to_truncation(value: object) -> object:
 
 _SentInput = Annotated[str, Field(min_length=1)] | SentTokenIds
 Inputs = Annotated[
-    list[Annotated[str | list[int], PlainValidator(_to_input, json_schema_input_type=_SentInput)]],
+    Items[Annotated[str | list[int], PlainValidator(_to_input, json_schema_input_type=_SentInput)]],
     Field(min_length=1),
     BeforeValidator(_to_inputs, json_schema_input_type=_SentInput | Annotated[list[_SentInput], Field(min_length=1)]),
 ]

@@ -6,7 +6,7 @@ Each failure reads on after the field's name.
 import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Annotated, Final, Self, TypeGuard, cast
+from typing import Annotated, Final, Self, TypeGuard, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -51,9 +51,12 @@ def _to_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+_Item = TypeVar("_Item")
+
+Items = Annotated[list[_Item], Field(fail_fast=True)]  # else what is wrong with each of a million is noted, to tell one
 Text = Annotated[str, AfterValidator(check_unicode)]
 SentTokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(min_length=1)]  # for the document
-TextOrTexts = Annotated[list[Text], BeforeValidator(_to_list, json_schema_input_type=str | list[str])]
+TextOrTexts = Annotated[Items[Text], BeforeValidator(_to_list, json_schema_input_type=str | list[str])]
 
 
 class Part(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import Part, Text, only
+from services.gateway.openai.fields import Items, Part, Text, only
 
 JsonObject = dict[str, object]
 _KINDS: Final = ("json", "regex", "choice", "grammar", "json_object")
@@ -38,7 +38,7 @@ class StructuredOutputs(Part):
 
     json_schema: JsonObject | Text | None = Field(default=None, alias="json")
     regex: Text | None = None
-    choice: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
+    choice: Annotated[Items[Text], Field(min_length=1, max_length=1000)] | None = None
     grammar: Text | None = None
     json_object: bool | None = None
     whitespace_pattern: Annotated[object, only(None)] = None

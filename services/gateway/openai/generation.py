@@ -6,13 +6,13 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from meshkit.wire import MOST_ANSWERS
-from services.gateway.openai.fields import UINT32_MAX, Part, RequestBody, TextOrTexts, only, renamed
+from services.gateway.openai.fields import UINT32_MAX, Items, Part, RequestBody, TextOrTexts, only, renamed
 from services.gateway.openai.formats import ResponseFormat, StructuredOutputs
 
 _MOST_IDS: Final = 1024  # in one list
 
 Tokens = Annotated[int, Field(ge=1, le=UINT32_MAX)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max_length=_MOST_IDS)]
+TokenIds = Annotated[Items[Annotated[int, Field(ge=0, le=UINT32_MAX)]], Field(max_length=_MOST_IDS)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 _SentBias = Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], _Bias], Field(max_length=_MOST_IDS)]
 
@@ -81,7 +81,8 @@ class GenerationFields(RequestBody):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: Annotated[
-        dict[int, _Bias] | None, BeforeValidator(_to_bias, json_schema_input_type=_SentBias | None)
+        Annotated[dict[int, _Bias], Field(fail_fast=True)] | None,
+        BeforeValidator(_to_bias, json_schema_input_type=_SentBias | None),
     ] = None
     bad_token_ids: TokenIds | None = None
     allowed_token_ids: TokenIds | None = None

@@ -13,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, only
+from services.gateway.openai.fields import UNSUPPORTED, Items, Part, Text, check_unicode, only
 from services.gateway.openai.tools import MadeCall
 
 _OWN_NAMES: Final = frozenset(
@@ -71,10 +71,10 @@ class Message(Part):
     """One turn."""
 
     role: Annotated[str, AfterValidator(_known_role), WithJsonSchema({"enum": ROLES})]
-    tool_calls: list[MadeCall] | None = None
+    tool_calls: Items[MadeCall] | None = None
     tool_call_id: Text | None = Field(default=None, validate_default=True)
     content: Annotated[
-        list[TextPart],
+        Items[TextPart],
         BeforeValidator(_to_parts, json_schema_input_type=str | list[TextPart] | None),
         Field(description="Null only of the assistant's: it called functions, or was cut short in its thinking."),
     ]

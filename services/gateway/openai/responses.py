@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
-from services.gateway.openai.fields import UNSUPPORTED, Part, Text, check_unicode, example, only, renamed
+from services.gateway.openai.fields import UNSUPPORTED, Items, Part, Text, check_unicode, example, only, renamed
 from services.gateway.openai.generation import GenerationFields, Tokens
 from services.gateway.openai.messages import TemplateValues
 from services.gateway.openai.tools import ChoiceType, ChoiceWord, FunctionType, word_to_choice
@@ -57,7 +57,7 @@ def _to_texts(value: object) -> object:
     return cast("list[object] | None", value)
 
 
-Texts = Annotated[list[ResponseText], BeforeValidator(_to_texts, json_schema_input_type=str | list[ResponseText])]
+Texts = Annotated[Items[ResponseText], BeforeValidator(_to_texts, json_schema_input_type=str | list[ResponseText])]
 
 
 class InputItem(Part):
@@ -153,12 +153,12 @@ class ResponseRequest(GenerationFields):
     model_config = example({"model": "zhinao-chat", "input": "Who are you?", "max_output_tokens": 40})
 
     input: Annotated[
-        list[InputItem],
+        Items[InputItem],
         Field(min_length=1),
         BeforeValidator(_to_items, json_schema_input_type=str | Annotated[list[InputItem], Field(min_length=1)]),
     ]
     instructions: Text | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Items[FunctionTool] | None = None
     tool_choice: _SentChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateValues | None = None

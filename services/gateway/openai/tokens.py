@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, example, only
+from services.gateway.openai.fields import UINT32_MAX, Items, RequestBody, Text, example, only
 from services.gateway.openai.messages import Message, TemplateValues
 from services.gateway.openai.tools import ToolDefinition
 
@@ -17,8 +17,8 @@ class TokenizeRequest(RequestBody):
     model_config = example({"prompt": "The sky is blue."})
 
     prompt: Text | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[ToolDefinition] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1)] | None = None
+    tools: Items[ToolDefinition] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     add_generation_prompt: Annotated[object, only(True)] = None
@@ -38,7 +38,7 @@ class DetokenizeRequest(RequestBody):
 
     model_config = example({"tokens": [40, 41, 42]})
 
-    tokens: list[Annotated[int, Field(ge=0, le=UINT32_MAX)]]
+    tokens: Items[Annotated[int, Field(ge=0, le=UINT32_MAX)]]
 
 
 class TokenizeAnswer(TypedDict):

@@ -1,7 +1,7 @@
 """Decides how a whole answer and a streamed one leave a handler, and names the fields that had no effect."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 from urllib.parse import quote
 
@@ -31,7 +31,7 @@ async def streamed(
 
 
 def _named(response: Response, body: RequestBody) -> Response:
-    ignored = [*islice((*body.ignored(), *CURRENT.get().ignored), _MOST_NAMES)]
+    ignored = [*islice(chain(body.ignored(), CURRENT.get().ignored), _MOST_NAMES)]
     if ignored:
         response.headers[_HEADER] = ", ".join(quote(name[:_LONGEST_NAME], _PLAIN) for name in ignored)
     return response

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from services.gateway.openai.error import ErrorBody
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, check_unicode, example, only, renamed
+from services.gateway.openai.fields import UINT32_MAX, Items, RequestBody, Text, check_unicode, example, only, renamed
 
 Document = str | dict[str, object]
 Query = Annotated[Text, Field(min_length=1)]
@@ -45,7 +45,7 @@ class RerankRequest(RequestBody):
     )
 
     query: Query
-    documents: list[_Document] = Field(min_length=1)
+    documents: Items[_Document] = Field(min_length=1)
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None
     max_tokens_per_doc: int | None = Field(default=None, ge=1, le=UINT32_MAX)

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from services.gateway.openai.embeddings import Inputs, TruncationField
 from services.gateway.openai.error import ErrorDetail
-from services.gateway.openai.fields import UINT32_MAX, RequestBody, Text, example, only
+from services.gateway.openai.fields import UINT32_MAX, Items, RequestBody, Text, example, only
 from services.gateway.search.rerank import Query
 
 
@@ -17,7 +17,7 @@ class TeiRerankRequest(RequestBody):
     model_config = example({"query": "What colour is the sky?", "texts": ["Grass is green.", "It is blue."]})
 
     query: Query
-    texts: list[Text] = Field(min_length=1)
+    texts: Items[Text] = Field(min_length=1)
     raw_scores: bool | None = None
     return_text: bool | None = None
     truncate: bool | None = None
