@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 TRUST_S: Final = 10.0  # a revoked key works no longer than this
 OUTAGE_S: Final = 300.0  # with the database away, a key that was good goes on for this long
+_AHEAD_S: Final = 4.0  # so long before its trust ends a key in use is read again, while it goes on
+_ANSWER_S: Final = 3.0  # a database that takes longer is away
 _MOST_KEYS: Final = 10_000  # remembered at once, unknown ones included
 
 
@@ -49,22 +51,26 @@ class KeyDirectory:
         if not is_secret(secret):
             return None
         hashed = hash_secret(secret)
-        entry = self._entries.get(hashed)
-        if entry is None or self._clock() >= entry.trusted_until_s:
-            if hashed not in self._reading:
-                self._reading[hashed] = asyncio.create_task(self._read(hashed, entry))
-            entry = await asyncio.shield(self._reading[hashed])
+        entry, now_s = self._entries.get(hashed), self._clock()
+        if entry is None or now_s >= entry.trusted_until_s - _AHEAD_S:
+            reading = self._reading.get(hashed) or self._begin_reading(hashed, entry)
+            if entry is None or now_s >= entry.trusted_until_s:
+                entry = await asyncio.shield(reading)
         return entry.grant
 
     def close(self) -> None:
         """Read no more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _begin_reading(self, hashed: str, known: _Entry | None) -> asyncio.Task[_Entry]:
+        reading = self._reading[hashed] = asyncio.create_task(self._read(hashed, known))
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it
+        return reading
+
     async def _read(self, hashed: str, known: _Entry | None) -> _Entry:
         now_s = self._clock()
         try:
-            grant = await asyncio.get_running_loop().run_in_executor(self._threads, self._read_now, hashed)
-            entry = _Entry(grant, now_s, now_s + TRUST_S)
+            entry = _Entry(await self._ask(hashed), now_s, now_s + TRUST_S)
         except StoreFailure as error:
             if known is None or now_s >= known.read_s + OUTAGE_S:
                 log.error("a key could not be looked up: %s", error)
@@ -78,6 +84,13 @@ class KeyDirectory:
         while len(self._entries) > _MOST_KEYS:
             self._entries.popitem(last=False)
         return entry
+
+    async def _ask(self, hashed: str) -> Grant | None:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._read_now, hashed)
+        except TimeoutError as error:  # of the database, or of others before it: there are two threads
+            raise StoreFailure(f"no answer within {_ANSWER_S:g} s") from error
 
     def _read_now(self, hashed: str) -> Grant | None:
         key = self._store.find_key(hashed)

@@ -22,7 +22,7 @@ from services.gateway.tenancy.uses import Slot, StoreFailure, Use
 OWN_NAME: Final = "zhinao-up"  # of the key that `zhinao up` asks its first questions with
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 8360  # any number that all gateways agree on
-_WAIT_S: Final = 2  # for a connection, an answer, another writer
+_WAIT_S: Final = 2  # for another writer of SQLite
 
 
 class Store:
@@ -171,13 +171,9 @@ def _engine(url: str) -> Engine:
         if parsed.database:
             Path(parsed.database).touch(mode=0o600)
         return create_engine(parsed, connect_args={"timeout": _WAIT_S})
-    settings = {
-        "connect_timeout": _WAIT_S,
-        "options": f"-c statement_timeout={_WAIT_S * 1000}",
-        "client_encoding": "utf8",  # a database made in the C locale would answer bytes
-    }
-    address = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(address, connect_args=settings, pool_pre_ping=True, pool_timeout=_WAIT_S)
+    from services.gateway.tenancy.postgres import postgres_engine  # who keeps keys in SQLite never pays for it
+
+    return postgres_engine(parsed)
 
 
 @contextmanager

@@ -1,21 +1,26 @@
 """Joins keys, limits and usage for one gateway, and decides who a client is."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meshkit.errors import MeshError, Reason
 from services.gateway.call import Call
 from services.gateway.tenancy.directory import KeyDirectory
 from services.gateway.tenancy.ledger import Ledger
 from services.gateway.tenancy.meter import Meter
-from services.gateway.tenancy.uses import Slot, Use
+from services.gateway.tenancy.uses import Slot, StoreFailure, Use
 from services.gateway.tenancy.windows import Windows
 
 if TYPE_CHECKING:
     from services.gateway.tenancy.store import Store
+
+log = logging.getLogger(__name__)
+
+_WRITE_S: Final = 8.0  # a database that takes longer to note what was used, or to tell it, is away
 
 
 class Tenancy:
@@ -54,14 +59,23 @@ class Tenancy:
         call.grant, call.tenant, call.strict = grant, grant.key.tenant, grant.key.limits.strict
 
     async def use(self, key_id: str, first: date, last: date) -> dict[Slot, Use]:
-        """What a key used from the first day to the last, requests that just ended included."""
-        await self._ledger.flush()
-        return await asyncio.to_thread(self._store.use, first, last, key_id)
+        """What a key used from the first day to the last, requests that just ended included; NOT_READY if unknown."""
+        try:
+            async with asyncio.timeout(_WRITE_S):
+                await self._ledger.flush()
+                return await asyncio.to_thread(self._store.use, first, last, key_id)
+        except (StoreFailure, TimeoutError) as error:
+            log.error("usage could not be looked up: %s", error or f"no answer within {_WRITE_S:g} s")
+            raise MeshError(Reason.NOT_READY, "usage cannot be looked up at the moment") from error
 
     async def close(self) -> None:
         """Write what was used, and let go of the database."""
         await self.meter.close()
-        await self._ledger.flush()
+        try:
+            async with asyncio.timeout(_WRITE_S):
+                await self._ledger.flush()
+        except TimeoutError:
+            log.error("what was used last is lost: its database did not answer within %g s", _WRITE_S)
         await self._windows.close()
         self._directory.close()
         self._store.close()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from services.gateway.tenancy.uses import StoreFailure
 from tests.contract.gateway.conftest import KEYED_CHAT, Keyed, running_mesh
 from tests.fakes.triton import ErrorText, Hold, last, piece, scores, vectors
 
@@ -149,6 +150,18 @@ async def test_usage_is_told_for_the_days_asked_for(keyed: Keyed) -> None:
 
     assert old.json() == {"object": "list", "key": "a", "tenant": "t", "data": []}
     assert (bad.status_code, bad.json()["error"]["param"]) == (400, "start")
+
+
+async def test_usage_that_cannot_be_looked_up_now_is_told_so(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StoreFailure("the server at 10.0.0.1 is gone")
+
+    monkeypatch.setattr(keyed.store, "use", fail)
+
+    answer = await keyed.mesh.http.get("/v1/usage", headers=keyed.key())
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert "10.0.0.1" not in answer.text
 
 
 async def test_without_keys_there_is_no_usage_to_tell() -> None:
