@@ -41,7 +41,10 @@ class Ledger:
         return self._noted[key_id] - self._marks.get(key_id, 0)
 
     async def flush(self) -> None:
-        """Write what is pending; what could not be written stays pending."""
+        """Write what is pending; what could not be written stays pending, and is written though the caller leaves."""
+        await asyncio.shield(self._write())
+
+    async def _write(self) -> None:
         async with self._writing:
             batch, self._pending = self._pending, defaultdict(Use)
             try:
