@@ -18,11 +18,12 @@ _CONCURRENT_RETRY_S = 1.0  # nobody knows when one of the client's own answers e
 
 @dataclass(slots=True)
 class Receipt:
-    """What one question to a worker costs: reserved before it, used after it. In tokens."""
+    """What questions to a worker cost: reserved before them, used after them, or if the client leaves. In tokens."""
 
     reserved: int
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    if_left: int = 0
 
 
 class Meter:
@@ -37,20 +38,20 @@ class Meter:
 
     @asynccontextmanager
     async def reserve(self, call: Call, grant: Grant, model: str, tokens: int) -> AsyncGenerator[Receipt]:
-        """Around one question to a worker. Raises FORBIDDEN, or TENANT_LIMIT; a refusal costs the key nothing.
+        """Around one question to a worker, or several. Raises FORBIDDEN, or TENANT_LIMIT; a refusal costs nothing.
 
         tokens: a bound of what it may cost. A call that asks several questions counts as one request.
         """
         key_id = grant.key.id
         is_new = not call.is_counted
         self._check(call, grant, model, tokens)
-        call.is_counted = True
         receipt = Receipt(tokens)
         self._running[key_id][id(call)] += 1
         self._reserved[key_id] += tokens
         use = Use()
         try:
             minute = await self._enter(call, grant, int(is_new), tokens)
+            call.is_counted = True
             try:
                 yield receipt
             finally:

@@ -2,8 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
 from copy import deepcopy
 from hashlib import blake2b
 from typing import Final
@@ -81,6 +81,12 @@ class Admission:
         """Return once the model answered; NOT_READY while draining."""
         self.check_staying()
         await self._worker.ping(model, timeout_s=timeout_s)
+
+    def together(
+        self, requests: Sequence[GenerateRequest] | Sequence[RerankRequest], /
+    ) -> AbstractAsyncContextManager[None]:
+        """Each is let through alone; see Worker.together."""
+        return self._worker.together(requests)
 
     def leave(self) -> None:
         """Fail readiness from now on, while requests are still taken."""

@@ -1,8 +1,8 @@
 """Decides what a question to a worker may cost at most, and reads from the answer what it did cost."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Final
 
 from meshkit.errors import MeshError, Reason
@@ -30,10 +30,25 @@ class MeteredWorker:
         self._worker = worker
         self._meter = meter
         self._assumed = assumed_answer_tokens
+        self._wholes: dict[int, Receipt] = {}  # of calls that ask several questions at once
+
+    @asynccontextmanager
+    async def together(self, requests: Sequence[GenerateRequest] | Sequence[RerankRequest]) -> AsyncGenerator[None]:
+        """Reserve for all of them before the first is asked; see Worker.together."""
+        call = id(CURRENT.get())
+        async with self._reserve(requests[0].model, sum(map(self._bound, requests))) as whole:
+            self._wholes[call] = whole
+            try:
+                yield
+            except (asyncio.CancelledError, GeneratorExit):
+                whole.prompt_tokens += whole.if_left
+                raise
+            finally:
+                del self._wholes[call]
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         """Stream the answer; see Worker.generate."""
-        async with self._reserve(request.model, _generate_bound(request, self._assumed)) as receipt:
+        async with self._reserve(request.model, self._bound(request)) as receipt:
             bill = _Bill(receipt)
             with _charged(receipt, _prompt_bound(request)):
                 async with aclosing(self._worker.generate(request, timeout_s=timeout_s)) as pieces:
@@ -52,7 +67,7 @@ class MeteredWorker:
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
         """The scores; see Worker.rerank."""
-        bound = request.ByteSize() + len(request.documents) * (len(request.query.encode()) + 2 * FRAME_TOKENS)
+        bound = self._bound(request)
         async with self._reserve(request.model, bound) as receipt:
             with _charged(receipt, bound):
                 response = await self._worker.rerank(request, timeout_s=timeout_s)
@@ -81,7 +96,14 @@ class MeteredWorker:
         call = CURRENT.get()
         if call.grant is None:
             return nullcontext(Receipt(0))
+        if (whole := self._wholes.get(id(call))) is not None:
+            return _part_of(whole)
         return self._meter.reserve(call, call.grant, model, tokens)
+
+    def _bound(self, request: GenerateRequest | RerankRequest) -> int:
+        if isinstance(request, RerankRequest):
+            return request.ByteSize() + len(request.documents) * (len(request.query.encode()) + 2 * FRAME_TOKENS)
+        return _generate_bound(request, self._assumed)
 
 
 class _Bill:
@@ -112,6 +134,21 @@ def _charged(receipt: Receipt, prompt_bound: int) -> Generator[None]:
     except (asyncio.CancelledError, GeneratorExit):
         receipt.prompt_tokens = receipt.prompt_tokens or prompt_bound
         raise
+
+
+@asynccontextmanager
+async def _part_of(whole: Receipt) -> AsyncGenerator[Receipt]:
+    """Around one of several questions. One that ends before its first token may have been failed by another."""
+    part = Receipt(0)
+    try:
+        yield part
+    except (asyncio.CancelledError, GeneratorExit):
+        if not part.completion_tokens:
+            whole.if_left, part.prompt_tokens = whole.if_left + part.prompt_tokens, 0
+        raise
+    finally:
+        whole.prompt_tokens += part.prompt_tokens
+        whole.completion_tokens += part.completion_tokens
 
 
 def _prompt_bound(request: GenerateRequest) -> int:

@@ -6,8 +6,8 @@ import random
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Final, TypeVar
 
 from meshkit.errors import MeshError, Reason
@@ -85,6 +85,12 @@ class ResumingWorker:
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Asked once; see Worker.ping."""
         await self._worker.ping(model, timeout_s=timeout_s)
+
+    def together(
+        self, requests: Sequence[GenerateRequest] | Sequence[RerankRequest]
+    ) -> AbstractAsyncContextManager[None]:
+        """See Worker.together."""
+        return self._worker.together(requests)
 
     def check_staying(self) -> None:
         """See Worker.check_staying."""

@@ -38,15 +38,18 @@ class Search:
 
         async def rerank(request: RerankRequest) -> RerankResponse:
             async with places:
-                self._address(request, "rerank")
                 return await self._worker.rerank(request, timeout_s=max(end_s - time.monotonic(), 0))
 
-        tasks = [asyncio.create_task(rerank(request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        for request in requests:
+            self._address(request, "rerank")
+        async with self._worker.together(requests):
+            tasks = [asyncio.create_task(rerank(request)) for request in requests]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
         """The ids that a chat model makes of a text or a conversation. Raises MeshError."""

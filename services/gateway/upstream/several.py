@@ -37,21 +37,26 @@ class _Several:
         self._arrivals: asyncio.Queue[GenerateResponse | MeshError | None] = asyncio.Queue(maxsize=1)
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> AsyncGenerator[GenerateResponse, None]:
-        tasks = [asyncio.create_task(self._run(number, request)) for number, request in enumerate(requests)]
-        num_open = len(tasks)
-        try:
-            while num_open:
-                match await self._arrivals.get():
-                    case None:
-                        num_open -= 1
-                    case MeshError() as error:
-                        raise error
-                    case piece:
+        async with self._worker.together(requests):
+            tasks = [asyncio.create_task(self._run(number, request)) for number, request in enumerate(requests)]
+            try:
+                async with aclosing(self._arrived(len(tasks))) as pieces:
+                    async for piece in pieces:
                         yield piece
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    async def _arrived(self, num_open: int) -> AsyncGenerator[GenerateResponse, None]:
+        while num_open:
+            match await self._arrivals.get():
+                case None:
+                    num_open -= 1
+                case MeshError() as error:
+                    raise error
+                case piece:
+                    yield piece
 
     async def _run(self, number: int, request: GenerateRequest) -> None:
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Final
 
 import grpc
@@ -84,6 +84,10 @@ class TritonWorker:
         response = RerankResponse.FromString(payload)
         _check_complete(len(response.scores), len(request.documents))
         return response
+
+    def together(self, _: Sequence[GenerateRequest] | Sequence[RerankRequest], /) -> AbstractAsyncContextManager[None]:
+        """Nothing is decided here; see Worker.together."""
+        return nullcontext()
 
     def check_staying(self) -> None:
         """It never leaves by itself."""

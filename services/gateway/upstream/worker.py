@@ -1,6 +1,7 @@
 """Says what the gateway asks of a worker; knows neither Triton nor gRPC."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from services.gateway.catalog import ServedModel
@@ -26,6 +27,12 @@ class Worker(Protocol):
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
         """One score of request.model per document, in order. Raises MeshError; cancelling frees everything it holds."""
+        ...
+
+    def together(
+        self, requests: Sequence[GenerateRequest] | Sequence[RerankRequest], /
+    ) -> AbstractAsyncContextManager[None]:
+        """Around questions that one call asks of one model at once; raises MeshError if they may not all be asked."""
         ...
 
     def check_staying(self) -> None:

@@ -1,6 +1,7 @@
 """Who is let through to a worker, and what a refusal tells, whatever else was asked meanwhile."""
 
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 
 import pytest
 
@@ -40,6 +41,9 @@ class WorkerThatFails:
         return DetokenizeResponse()
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None: ...
+
+    def together(self, requests: object) -> nullcontext[None]:
+        return nullcontext()
 
     def check_staying(self) -> None: ...
 
