@@ -47,35 +47,35 @@ class Admission:
         told = _Told(self._metrics, request.model)
         if (call := CURRENT.get()).span.is_recording():
             call.parameters = question_attributes(request)
-        with told, self._running(request, telemetry.CHAT):
-            async with aclosing(self._worker.generate(request, timeout_s=_limit_s(timeout_s))) as pieces:
+        with told, self._running(request, timeout_s, telemetry.CHAT) as limit_s:
+            async with aclosing(self._worker.generate(request, timeout_s=limit_s)) as pieces:
                 async for piece in pieces:
                     told.note(piece)
                     yield piece
 
     async def embed(self, request: EmbedRequest, *, timeout_s: float) -> EmbedResponse:
         """The vectors; NOT_READY while draining."""
-        with self._running(request, telemetry.EMBEDDINGS):
-            response = await self._worker.embed(request, timeout_s=_limit_s(timeout_s))
+        with self._running(request, timeout_s, telemetry.EMBEDDINGS) as limit_s:
+            response = await self._worker.embed(request, timeout_s=limit_s)
         _note_usage(response)
         return response
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
         """The scores; NOT_READY while draining."""
-        with self._running(request, telemetry.RERANK):
-            response = await self._worker.rerank(request, timeout_s=_limit_s(timeout_s))
+        with self._running(request, timeout_s, telemetry.RERANK) as limit_s:
+            response = await self._worker.rerank(request, timeout_s=limit_s)
         _note_usage(response)
         return response
 
     async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
         """The ids; NOT_READY while draining."""
-        with self._running(request):
-            return await self._worker.tokenize(request, timeout_s=_limit_s(timeout_s))
+        with self._running(request, timeout_s) as limit_s:
+            return await self._worker.tokenize(request, timeout_s=limit_s)
 
     async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
         """The text; NOT_READY while draining."""
-        with self._running(request):
-            return await self._worker.detokenize(request, timeout_s=_limit_s(timeout_s))
+        with self._running(request, timeout_s) as limit_s:
+            return await self._worker.detokenize(request, timeout_s=limit_s)
 
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model answered; NOT_READY while draining."""
@@ -111,16 +111,17 @@ class Admission:
             raise leaving()
 
     @contextmanager
-    def _running(self, request: Request, operation: str | None = None) -> Generator[None]:
-        """Around a question to a worker. operation: None takes no place in one and waits for none."""
+    def _running(self, request: Request, timeout_s: float, operation: str | None = None) -> Generator[float]:
+        """Around a question to a worker; gives the time for it. operation: None takes no place and waits for none."""
         self._check_open()
         call = CURRENT.get()
         call.model, call.operation = request.model, operation
+        limit_s = _limit_s(timeout_s)  # who has none left takes no part in the line
         with nullcontext() if operation is None else self._in_line(request, call):
             call.asked_s = call.asked_s or time.perf_counter()
             try:
                 with self._tasks.task():
-                    yield
+                    yield limit_s
             finally:
                 call.answered_s = call.answered_s or time.perf_counter()
 

@@ -1,5 +1,6 @@
 """Who is let through to a worker, and what a refusal tells, whatever else was asked meanwhile."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="function")
 
 
 class WorkerThatFails:
-    """Fails every generation for that reason; tokenises."""
+    """Fails every generation for that reason; tokenises; scores for ever."""
 
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
@@ -32,7 +33,8 @@ class WorkerThatFails:
         raise MeshError(self.reason, "no")
 
     async def rerank(self, request: RerankRequest, *, timeout_s: float) -> RerankResponse:
-        raise MeshError(self.reason, "no")
+        await asyncio.Event().wait()
+        return RerankResponse()
 
     async def tokenize(self, request: TokenizeRequest, *, timeout_s: float) -> TokenizeResponse:
         return TokenizeResponse()
@@ -65,6 +67,16 @@ class Scene:
                 pass
         return caught.value
 
+    async def embed(self, timeout_s: float) -> None:
+        """Ask for vectors, with so much time."""
+        begin_call(None, None, None).timeout = timeout_s
+        await self.admission.embed(EmbedRequest(model="m"), timeout_s=1)
+
+    async def rerank(self) -> None:
+        """Ask for scores, which never come."""
+        begin_call(None, None, None)
+        await self.admission.rerank(RerankRequest(model="m"), timeout_s=1)
+
     async def tokenize(self) -> None:
         """Ask for ids."""
         begin_call(None, None, None)
@@ -80,6 +92,20 @@ async def test_requests_that_had_no_place_make_no_refusal_promise_one_sooner(rea
     told_s = [(await scene.fail(Reason.QUEUE_FULL, "x")).retry_after_s for scene in (quiet, busy)]
 
     assert told_s == [pytest.approx(2), pytest.approx(2, rel=0.1)]
+
+
+async def test_requests_whose_time_was_over_before_they_asked_make_no_refusal_promise_a_place_sooner() -> None:
+    scene = Scene()
+    running = asyncio.create_task(scene.rerank())
+    await asyncio.sleep(0)
+    for _ in range(50):
+        with pytest.raises(MeshError, match="over before"):
+            await scene.embed(timeout_s=1e-9)
+
+    refusal = await scene.fail(Reason.QUEUE_FULL, "x")
+
+    running.cancel()
+    assert refusal.retry_after_s == pytest.approx(1, rel=0.1)  # two in progress, a guess of two seconds each
 
 
 async def test_tokenising_neither_waits_for_a_place_nor_frees_one() -> None:
