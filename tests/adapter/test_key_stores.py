@@ -137,11 +137,13 @@ async def test_gateways_count_together_through_redis() -> None:
     with running_redis() as url:
         one, two = Windows(url), Windows(url)
 
-        sums = [await one.add("k", 1, 5), await two.add("k", 1, 5), await one.add("k", 1, -3), await two.add("k", 2, 1)]
+        sums = [(await each.add("k", minute, 5)).total for each, minute in ((one, 1), (two, 1), (two, 2))]
+        await one.correct("k", 1, -3, is_shared=True)
+        sums.append((await two.add("k", 1, 0)).total)
 
         await one.close()
         await two.close()
-    assert sums == [5, 10, 7, 1]
+    assert sums == [5, 10, 5, 7]
 
 
 async def test_no_count_is_lost_when_many_gateways_count_at_once() -> None:
@@ -152,7 +154,7 @@ async def test_no_count_is_lost_when_many_gateways_count_at_once() -> None:
 
         for gateway in gateways:
             await gateway.close()
-    assert sorted(sums) == list(range(1, 81))
+    assert sorted(count.total for count in sums) == list(range(1, 81))
 
 
 async def test_while_redis_is_away_a_gateway_counts_alone_and_joins_again() -> None:
@@ -162,9 +164,14 @@ async def test_while_redis_is_away_a_gateway_counts_alone_and_joins_again() -> N
         shared = await windows.add("k", 1, 5)
 
     alone = [await windows.add("k", 1, 2), await windows.add("k", 1, 2)]
+    await windows.correct("k", 1, -5, is_shared=True)  # what was never counted here
+    unchanged = await windows.add("k", 1, 0)
 
     with running_redis(int(url.rpartition(":")[2].partition("/")[0])):
         now_s = 60.0  # after the pause
         again = await windows.add("k", 1, 1)
+        await windows.correct("k", 1, -2, is_shared=False)
+        shared_still = await windows.add("k", 1, 0)
         await windows.close()
-    assert (shared, alone, again) == (5, [2, 4], 1)
+    assert (shared, alone, unchanged) == ((5, True), [(2, False), (4, False)], (4, False))
+    assert (again, shared_still) == ((1, True), (1, True))

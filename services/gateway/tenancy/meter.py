@@ -34,7 +34,7 @@ class Meter:
         self._ledger = ledger
         self._running: defaultdict[str, Counter[int]] = defaultdict(Counter)  # questions by key and by call
         self._reserved: Counter[str] = Counter()  # tokens by key, not settled yet
-        self._settling: set[asyncio.Task[int]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def reserve(self, call: Call, grant: Grant, model: str, tokens: int) -> AsyncGenerator[Receipt]:
@@ -50,13 +50,13 @@ class Meter:
         self._reserved[key_id] += tokens
         use = Use()
         try:
-            minute = await self._enter(call, grant, int(is_new), tokens)
+            minute, is_shared = await self._enter(call, grant, int(is_new), tokens)
             call.is_counted = True
             try:
                 yield receipt
             finally:
                 use = Use(int(is_new), receipt.prompt_tokens, receipt.completion_tokens)
-                self._settle(call, grant, minute, use.tokens - tokens)
+                self._settle(call, grant, minute, use.tokens - tokens, is_shared=is_shared)
         finally:
             self._reserved[key_id] -= tokens
             self._leave(key_id, call)
@@ -88,24 +88,27 @@ class Meter:
                 )
                 raise MeshError(Reason.TENANT_LIMIT, message, code="insufficient_quota")
 
-    async def _enter(self, call: Call, grant: Grant, requests: int, tokens: int) -> int:
-        """Count in the present minute and return it; raises TENANT_LIMIT, and then counts nothing."""
+    async def _enter(self, call: Call, grant: Grant, requests: int, tokens: int) -> tuple[int, bool]:
+        """Count in the present minute; returns it, and whether tokens are counted with other gateways.
+
+        Raises TENANT_LIMIT, and then counts nothing.
+        """
         key, limits, minute = grant.key, grant.key.limits, self._windows.now()
         asked = (
             ("requests", limits.requests_per_minute, requests),
             ("tokens", limits.tokens_per_minute, tokens),
         )
         counted = [(kind, limit, amount) for kind, limit, amount in asked if limit is not None]
-        sums = await asyncio.gather(
+        counts = await asyncio.gather(
             *(self._windows.add(f"{key.id}/{kind}", minute, amount) for kind, _, amount in counted)
         )
-        for (kind, limit, amount), total in zip(counted, sums, strict=True):
+        for (kind, limit, amount), (total, _) in zip(counted, counts, strict=True):
             self._tell(call, kind, limit, limit - total)
             if amount and total > limit:
-                for other, _, back in counted:
-                    await self._windows.add(f"{key.id}/{other}", minute, -back)
+                for (other, _, back), (_, is_shared) in zip(counted, counts, strict=True):
+                    await self._windows.correct(f"{key.id}/{other}", minute, -back, is_shared=is_shared)
                 raise self._over(kind, limit, total - amount, amount)
-        return minute
+        return minute, bool(counts) and counts[-1].is_shared
 
     def _over(self, kind: str, limit: int, used: int, amount: int) -> MeshError:
         message = (
@@ -119,13 +122,13 @@ class Meter:
         call.limit_headers[f"x-ratelimit-remaining-{kind}"] = str(max(left, 0))
         call.limit_headers[f"x-ratelimit-reset-{kind}"] = f"{self._windows.remaining_s():.3f}s"
 
-    def _settle(self, call: Call, grant: Grant, minute: int, change: int) -> None:
+    def _settle(self, call: Call, grant: Grant, minute: int, change: int, *, is_shared: bool) -> None:
         limit = grant.key.limits.tokens_per_minute
         if limit is None:
             return
         name = "x-ratelimit-remaining-tokens"
         call.limit_headers[name] = str(min(max(int(call.limit_headers[name]) - change, 0), limit))
-        task = asyncio.create_task(self._windows.add(f"{grant.key.id}/tokens", minute, change))
+        task = asyncio.create_task(self._windows.correct(f"{grant.key.id}/tokens", minute, change, is_shared=is_shared))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 

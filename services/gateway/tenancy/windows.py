@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.errors import StorageError
@@ -17,6 +17,13 @@ log = logging.getLogger(__name__)
 WINDOW_S: Final = 60
 _ANSWER_S: Final = 0.25  # a Redis that takes longer is away
 _PAUSE_S: Final = 5.0  # between two tries
+
+
+class Count(NamedTuple):
+    """What a counter holds, and whether that is Redis' or this gateway's own."""
+
+    total: int
+    is_shared: bool
 
 
 class Windows:
@@ -47,17 +54,31 @@ class Windows:
         """Until the present minute ends and its counters are forgotten."""
         return WINDOW_S - self.clock() % WINDOW_S
 
-    async def add(self, counter: str, minute: int, amount: int) -> int:
-        """Add to a counter of that minute, or take back from it; returns what it then holds."""
+    async def add(self, counter: str, minute: int, amount: int) -> Count:
+        """Add to a counter of that minute; returns what it then holds."""
         name = f"{counter}/{minute}"
-        if self._shared is not None and self.clock() >= self._away_until_s:
-            try:
-                async with asyncio.timeout(2 * _ANSWER_S):
-                    return await self._shared.incr(name, WINDOW_S, amount)
-            except (StorageError, OSError, TimeoutError) as error:
-                self._away_until_s = self.clock() + _PAUSE_S
-                log.warning("Redis is away, limits hold for this gateway alone: %s", error)
-        return await self._own.incr(name, WINDOW_S, amount)
+        if (total := await self._add_shared(name, amount)) is not None:
+            return Count(total, is_shared=True)
+        return Count(await self._own.incr(name, WINDOW_S, amount), is_shared=False)
+
+    async def correct(self, counter: str, minute: int, change: int, *, is_shared: bool) -> None:
+        """Change what was added there; Redis forgets what it cannot be told with the minute."""
+        name = f"{counter}/{minute}"
+        if is_shared:
+            await self._add_shared(name, change)
+        else:
+            await self._own.incr(name, WINDOW_S, change)
+
+    async def _add_shared(self, name: str, amount: int) -> int | None:
+        if self._shared is None or self.clock() < self._away_until_s:
+            return None
+        try:
+            async with asyncio.timeout(2 * _ANSWER_S):
+                return await self._shared.incr(name, WINDOW_S, amount)
+        except (StorageError, OSError, TimeoutError) as error:
+            self._away_until_s = self.clock() + _PAUSE_S
+            log.warning("Redis is away, limits hold for this gateway alone: %s", error)
+            return None
 
     async def close(self) -> None:
         """Let go of Redis."""
