@@ -15,6 +15,7 @@ from services.gateway.catalog import ServedModel
 from services.gateway.metrics import Metrics
 from services.gateway.upstream.attributes import question_attributes
 from services.gateway.upstream.line import Ask, Line
+from services.gateway.upstream.pings import Pings
 from services.gateway.upstream.running import Running, leaving
 from services.gateway.upstream.worker import Worker
 from zhinao.chat.v1.chat_pb2 import PRIORITY_BULK, FinishReason, GenerateRequest, GenerateResponse
@@ -36,6 +37,7 @@ class Admission:
 
     def __init__(self, worker: Worker, metrics: Metrics) -> None:
         self._worker = worker
+        self._pings = Pings(worker)
         self._metrics = metrics
         self._tasks = Running(metrics.requests_running)
         self._leaving = False
@@ -80,7 +82,7 @@ class Admission:
     async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
         """Return once the model answered; NOT_READY while draining."""
         self.check_staying()
-        await self._worker.ping(model, timeout_s=timeout_s)
+        await self._pings.ping(model, timeout_s=timeout_s)
 
     def together(
         self, requests: Sequence[GenerateRequest] | Sequence[RerankRequest], /

@@ -122,6 +122,7 @@ def mesh(shared_mesh: Mesh) -> Mesh:
     """A mesh that remembers no earlier test; it lives in the session's loop."""
     shared_mesh.triton.reset()
     shared_mesh.admission._lines.clear()  # of those who were refused then
+    shared_mesh.admission._pings._latest.clear()
     return shared_mesh
 
 

@@ -24,6 +24,7 @@ class WorkerThatFails:
 
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
+        self.num_pings = 0
 
     async def generate(self, request: GenerateRequest, *, timeout_s: float) -> AsyncGenerator[GenerateResponse, None]:
         raise MeshError(self.reason, "no")
@@ -42,7 +43,11 @@ class WorkerThatFails:
     async def detokenize(self, request: DetokenizeRequest, *, timeout_s: float) -> DetokenizeResponse:
         return DetokenizeResponse()
 
-    async def ping(self, model: ServedModel, *, timeout_s: float) -> None: ...
+    async def ping(self, model: ServedModel, *, timeout_s: float) -> None:
+        self.num_pings += 1
+        await asyncio.sleep(0.01)
+        if self.reason is not Reason.QUEUE_FULL:
+            raise MeshError(self.reason, "no")
 
     def together(self, requests: object) -> nullcontext[None]:
         return nullcontext()
@@ -127,3 +132,19 @@ async def test_a_tenant_with_a_long_name_is_told_when_to_come_again() -> None:
     error = await scene.fail(Reason.QUEUE_FULL)
 
     assert error.retry_after_s == pytest.approx(2)
+
+
+@pytest.mark.parametrize("reason", [Reason.QUEUE_FULL, Reason.NOT_READY], ids=["there", "away"])
+async def test_many_probes_at_once_are_one_ping_of_each_model_and_later_ones_another(reason: Reason) -> None:
+    scene = Scene()
+    scene.worker.reason = reason
+    models = [ServedModel(id=name, kind="chat") for name in ("m", "other")]
+    probes = [scene.admission.ping(model, timeout_s=1) for model in models * 50]
+
+    outcomes = await asyncio.gather(*probes, return_exceptions=True)
+    at_once = scene.worker.num_pings
+    await asyncio.sleep(0.3)
+    await asyncio.gather(scene.admission.ping(models[0], timeout_s=1), return_exceptions=True)
+
+    assert {isinstance(outcome, MeshError) for outcome in outcomes} == {reason is Reason.NOT_READY}
+    assert (at_once, scene.worker.num_pings) == (2, 3)
