@@ -80,6 +80,23 @@ async def test_sigterm_fails_readiness_lets_streams_end_and_exits_with_zero() ->
     assert b"Traceback" not in stderr
 
 
+@pytest.mark.parametrize("asks_for_keys", [False, True])
+async def test_a_start_without_keys_says_loudly_whom_it_serves(tmp_path: Path, *, asks_for_keys: bool) -> None:
+    port = free_port()
+    settings = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/keys.sqlite3"} if asks_for_keys else {}
+    async with (
+        FakeTriton.running() as triton,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+    ):
+        process = await start(port, triton.target, **settings)
+        await ready(http)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = await process.communicate()
+
+    warning = f"NO KEYS: whoever reaches 127.0.0.1:{port} is served"
+    assert (warning in stderr.decode()) is not asks_for_keys
+
+
 async def test_what_was_used_until_sigterm_is_in_the_table(tmp_path: Path) -> None:
     """The last request ends while the process is leaving already."""
     url, port = f"sqlite:///{tmp_path}/keys.sqlite3", free_port()

@@ -75,6 +75,23 @@ def test_a_bad_setting_is_named(field: str, value: object) -> None:
     assert [each["loc"] for each in caught.value.errors()] == [(field,)]
 
 
+SERVED = {"http_port": 0, "grpc_port": 0, "upstream": "h:1", "models": (CHAT,)}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
+def test_a_gateway_that_others_reach_asks_for_keys_or_was_told_to_serve_everybody(host: str) -> None:
+    with pytest.raises(ValidationError, match=f"GATEWAY_HOST {host} is reachable .* GATEWAY_INSECURE_NO_KEYS=true"):
+        GatewaySettings.model_validate({**SERVED, "host": host})
+
+    for allowed in ({"database_url": "sqlite:///x"}, {"insecure_no_keys": True}):
+        assert GatewaySettings.model_validate({**SERVED, "host": host, **allowed}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_a_gateway_that_only_its_machine_reaches_needs_no_keys(host: str) -> None:
+    assert GatewaySettings.model_validate({**SERVED, "host": host}).database_url is None
+
+
 @given(payload=st.binary(), request_id=st.text("abc-", max_size=8))
 def test_a_frame_holds_its_payload_behind_its_length(payload: bytes, request_id: str) -> None:
     frame = pack_request("chat", payload, request_id=request_id, operation=Operation.GENERATE)
