@@ -204,8 +204,7 @@ def _ask(request: Request, call: Call) -> Ask:
         same.ClearField("timeout_s")
         same.ClearField("generated_token_ids")
         same.sampling.ClearField("seed")  # drawn anew where the client gave none
-    whose = blake2b(call.tenant.encode()).digest()
-    return blake2b(same.SerializeToString(deterministic=True), key=whose, digest_size=16).digest()
+    return Ask(call.tenant, blake2b(same.SerializeToString(deterministic=True), digest_size=16).digest())
 
 
 def _note_usage(response: EmbedResponse | RerankResponse) -> None:

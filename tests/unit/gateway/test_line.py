@@ -3,20 +3,21 @@
 import heapq
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from statistics import median
 
 import pytest
 
-from services.gateway.upstream.line import LONGEST_S, Line
+from services.gateway.upstream.line import LONGEST_S, Ask, Line
 
 
 class SimulatedQueue:
     """A worker of some servers and places in front of which clients ask again exactly when they were told to.
 
-    returning: the share of refusals after which a client does so. lumps: whether all answers take exactly a second, so
-    that they end together. served: clients between two times, in seconds. size: of how many servers and places the
-    worker is at a time.
+    returning: the share of refusals after which a client does so. gone: a tenant whose clients never do. lumps: whether
+    all answers take exactly a second, so that they end together. counted_s: between which two times who is served is
+    counted. size: of how many servers and places the worker is at a time.
     """
 
     NUM_SERVERS, NUM_PLACES = 8, 16  # and a second for each answer, about
@@ -26,38 +27,41 @@ class SimulatedQueue:
         *,
         seed: int,
         returning: float = 1.0,
+        gone: str | None = None,
         lumps: bool = False,
         counted_s: tuple[float, float] = (0, 60),
         size: Callable[[float], tuple[int, int]] = lambda _: (SimulatedQueue.NUM_SERVERS, SimulatedQueue.NUM_PLACES),
     ) -> None:
         self.line = Line()
-        self.told: list[tuple[float, float]] = []  # of each refused client: what it was told first, what it waited
+        self.told: defaultdict[str, list[tuple[float, float]]] = defaultdict(
+            list
+        )  # first, and what it waited; by tenant
         self.served = 0
         self._random = random.Random(seed)
-        self._returning, self._lumps, self._counted_s, self._size = returning, lumps, counted_s, size
+        self._gone, self._returning, self._lumps, self._counted_s, self._size = gone, returning, lumps, counted_s, size
         self._in_place = self._waiting = 0
         self._ends: list[float] = []
 
-    def run(self, arrivals_s: Iterable[float]) -> None:
-        """Serve all clients. arrivals_s: when each asks for the first time."""
-        asks: list[tuple[float, int, float, float | None]] = [
-            (at_s, client, at_s, None) for client, at_s in enumerate(arrivals_s)
+    def run(self, arrivals_s: Iterable[float], **others_s: Iterable[float]) -> None:
+        """Serve all clients. arrivals_s: when each asks for the first time. others_s: the same of further tenants."""
+        arrivals = [(at_s, whose) for whose, times_s in {"": arrivals_s, **others_s}.items() for at_s in times_s]
+        asks: list[tuple[float, Ask, float, float | None]] = [
+            (at_s, Ask(whose, b"%d" % client), at_s, None) for client, (at_s, whose) in enumerate(arrivals)
         ]
         heapq.heapify(asks)
         while asks:
-            now_s, client, first_s, told_s = heapq.heappop(asks)
+            now_s, ask, first_s, told_s = heapq.heappop(asks)
             while self._ends and self._ends[0] <= now_s:
                 self._end(heapq.heappop(self._ends))
-            wait_s = self._ask(client, now_s)
+            wait_s = self._ask(ask, now_s)
             if wait_s is None:
                 if told_s is not None:
-                    self.told.append((told_s, now_s - first_s))
-            elif self._random.random() < self._returning:
-                heapq.heappush(asks, (now_s + wait_s, client, first_s, told_s or wait_s))
+                    self.told[ask.tenant].append((told_s, now_s - first_s))
+            elif ask.tenant != self._gone and self._random.random() < self._returning:
+                heapq.heappush(asks, (now_s + wait_s, ask, first_s, told_s or wait_s))
 
-    def _ask(self, client: int, now_s: float) -> float | None:
+    def _ask(self, ask: Ask, now_s: float) -> float | None:
         """How long that client is told to wait; None if it was served."""
-        ask = b"%d" % client
         wait_s = self.line.wait_s(lambda: ask, now_s)
         if wait_s:
             return wait_s
@@ -82,9 +86,9 @@ class SimulatedQueue:
         self.line.rate.end(now_s, served=True)
         self._serve(now_s)
 
-    def shares(self) -> tuple[float, float]:
+    def shares(self, tenant: str = "") -> tuple[float, float]:
         """Of those who waited half a second or more: the share within twice what they were told, and the median."""
-        ratios = [waited_s / told_s for told_s, waited_s in self.told if told_s >= 0.5]
+        ratios = [waited_s / told_s for told_s, waited_s in self.told[tenant] if told_s >= 0.5]
         assert len(ratios) > 100
         return sum(0.5 <= ratio <= 2 for ratio in ratios) / len(ratios), median(ratios)
 
@@ -142,15 +146,52 @@ def test_room_that_is_new_is_found_within_seconds(over: float, returning: float)
     assert queue.served >= 0.9 * 50 * queue.NUM_SERVERS
 
 
+BURST_S = [1 + index / 1000 for index in range(4000)]  # of requests for more than eight minutes
+STEADY_S = [1.5 + index for index in range(120)]
+
+
+def test_a_tenant_who_never_comes_back_keeps_no_other_from_an_idle_worker() -> None:
+    queue = SimulatedQueue(seed=1, gone="rude")
+    queue.run(STEADY_S, rude=BURST_S)
+
+    assert max(waited_s for _, waited_s in queue.told[""]) < 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tenant_who_asks_little_waits_seconds_behind_one_who_asks_much_and_both_as_told(seed: int) -> None:
+    queue = SimulatedQueue(seed=seed)
+    queue.run(STEADY_S, greedy=BURST_S)
+
+    for tenant in ("", "greedy"):
+        within, middle = queue.shares(tenant)
+        assert within >= 0.95
+        assert 0.8 <= middle <= 1.25
+    assert median(waited_s for _, waited_s in queue.told[""]) < 15
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tenants_who_ask_as_much_wait_as_long_and_as_told(seed: int) -> None:
+    queue = SimulatedQueue(seed=seed)
+    queue.run(overload(seed, over=3), other=overload(seed + 10, over=3))
+
+    waits_s = [median(waited_s for _, waited_s in queue.told[tenant]) for tenant in ("", "other")]
+    assert waits_s[0] == pytest.approx(waits_s[1], rel=0.2)
+    assert min(queue.shares("")[0], queue.shares("other")[0]) >= 0.95
+
+
 def test_a_worker_is_asked_now_and_then_whether_it_is_still_full() -> None:
     line, _ = full_line()
-    waits_s = [line.wait_s(lambda index=index: b"%d" % index, 10) or 0 for index in range(5)]
+    waits_s = [line.wait_s(lambda index=index: ask(b"%d" % index), 10) or 0 for index in range(5)]
 
-    assert line.wait_s(lambda: b"too soon", 12) is not None
-    assert line.wait_s(lambda: b"newcomer", 13) is None
+    assert line.wait_s(lambda: ask(b"too soon"), 12) is not None
+    assert line.wait_s(lambda: ask(b"newcomer"), 13) is None
     line.rate.begin(13)
-    assert 13 + line.refuse(b"newcomer", 13, has_waited=False) > 10 + waits_s[-1]
-    assert line.wait_s(lambda: b"another", 13) is not None
+    assert 13 + line.refuse(ask(b"newcomer"), 13, has_waited=False) > 10 + waits_s[-1]
+    assert line.wait_s(lambda: ask(b"another"), 13) is not None
+
+
+def ask(request: bytes, tenant: str = "") -> Ask:
+    return Ask(tenant, request)
 
 
 def full_line() -> tuple[Line, float]:
@@ -163,7 +204,7 @@ def full_line() -> tuple[Line, float]:
     line.rate.begin(8)
     assert line.rate.seconds_a_place(10) == 1
     line.rate.begin(10)
-    told_s = line.refuse(b"first", 10, has_waited=False)
+    told_s = line.refuse(ask(b"first"), 10, has_waited=False)
     line.rate.end(10, served=False)
     return line, told_s
 
@@ -171,33 +212,43 @@ def full_line() -> tuple[Line, float]:
 def test_a_newcomer_joins_the_end_without_asking_the_worker() -> None:
     line, told_s = full_line()
 
-    assert line.wait_s(lambda: b"second", 10) == pytest.approx(told_s + 1)
-    assert line.wait_s(lambda: b"third", 10) == pytest.approx(told_s + 2)
+    assert line.wait_s(lambda: ask(b"second"), 10) == pytest.approx(told_s + 1)
+    assert line.wait_s(lambda: ask(b"third"), 10) == pytest.approx(told_s + 2)
+
+
+def test_each_tenants_first_goes_before_anybodys_second() -> None:
+    line, _ = full_line()
+    waits_s = [line.wait_s(lambda index=index: ask(b"%d" % index), 10) or 0 for index in range(10)]
+
+    assert line.wait_s(lambda: ask(b"1st", "other"), 10) == pytest.approx(2)
+    assert line.wait_s(lambda: ask(b"2nd", "other"), 10) == pytest.approx(4)
+    assert line.wait_s(lambda: ask(b"1st", "third"), 10) == pytest.approx(3)
+    assert line.wait_s(lambda: ask(b"last"), 10) == pytest.approx(waits_s[-1] + 1 + 3)  # who went ahead counts
 
 
 def test_one_who_comes_too_early_hears_what_is_left_and_keeps_its_place() -> None:
     line, told_s = full_line()
 
-    assert line.wait_s(lambda: b"first", 10.25) == pytest.approx(told_s - 0.25)
-    assert line.wait_s(lambda: b"first", 10 + told_s) == 0
+    assert line.wait_s(lambda: ask(b"first"), 10.25) == pytest.approx(told_s - 0.25)
+    assert line.wait_s(lambda: ask(b"first"), 10 + told_s) == 0
 
 
 def test_the_same_request_of_several_clients_has_a_place_for_each() -> None:
     line, told_s = full_line()
-    line.wait_s(lambda: b"second", 10)
-    assert line.refuse(b"first", 10, has_waited=False) == pytest.approx(told_s + 2)
+    line.wait_s(lambda: ask(b"second"), 10)
+    assert line.refuse(ask(b"first"), 10, has_waited=False) == pytest.approx(told_s + 2)
 
-    assert line.wait_s(lambda: b"first", 10 + told_s) == 0
-    assert line.wait_s(lambda: b"first", 10 + told_s) == pytest.approx(2)
+    assert line.wait_s(lambda: ask(b"first"), 10 + told_s) == 0
+    assert line.wait_s(lambda: ask(b"first"), 10 + told_s) == pytest.approx(2)
 
 
 def test_one_who_waited_in_vain_waits_for_the_next_place_however_long_the_line_is() -> None:
     line, _ = full_line()
-    waits_s = [line.wait_s(lambda index=index: b"%d" % index, 10) or 0 for index in range(20)]
-    assert line.wait_s(lambda: b"first", 11) == 0
+    waits_s = [line.wait_s(lambda index=index: ask(b"%d" % index), 10) or 0 for index in range(20)]
+    assert line.wait_s(lambda: ask(b"first"), 11) == 0
     line.rate.begin(11)
 
-    again_s = line.refuse(b"first", 11, has_waited=True)
+    again_s = line.refuse(ask(b"first"), 11, has_waited=True)
 
     assert again_s == line.rate.seconds_a_place(11) < waits_s[-1] / 10
 
@@ -207,19 +258,19 @@ def test_with_nothing_in_progress_anybody_may_ask() -> None:
     line.rate.end(10, served=True)
     line.rate.end(10, served=True)
 
-    assert line.wait_s(lambda: b"newcomer", 10) is None
-    assert line.wait_s(lambda: b"first", 10) == 0
+    assert line.wait_s(lambda: ask(b"newcomer"), 10) is None
+    assert line.wait_s(lambda: ask(b"first"), 10) == 0
 
 
 def test_a_time_that_has_passed_holds_up_nobody() -> None:
     line, _ = full_line()
 
-    assert line.wait_s(lambda: b"newcomer", 13) is None
+    assert line.wait_s(lambda: ask(b"newcomer"), 13) is None
 
 
 def test_nobody_is_told_to_wait_longer_than_a_request_may_take() -> None:
     line, _ = full_line()
 
-    assert max(line.wait_s(lambda index=index: b"%d" % index, 10) or 0 for index in range(1000)) == pytest.approx(
+    assert max(line.wait_s(lambda index=index: ask(b"%d" % index), 10) or 0 for index in range(1000)) == pytest.approx(
         LONGEST_S
     )
