@@ -24,15 +24,16 @@ class Request(Protocol):
 
 @asynccontextmanager
 async def answering(
-    context: grpc.aio.ServicerContext[Any, Any], gateway: Gateway, *, route: str, request: Request | None
+    context: grpc.aio.ServicerContext[Any, Any], gateway: Gateway, *, route: str, request: Request | MeshError
 ) -> AsyncGenerator[Call]:
     """Around the whole of an RPC; a failure inside ends the call with the table's status.
 
-    request: None if its bytes could not be read. Trailing metadata says what the headers of an HTTP answer do.
+    request: or why there is none. Trailing metadata says what the headers of an HTTP answer do.
     """
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    named = None if isinstance(request, MeshError) else request.request_id
     call = begin_call(
-        (request.request_id if request else None) or metadata.get("x-request-id"),
+        named or metadata.get("x-request-id"),
         metadata.get("traceparent"),
         metadata.get("authorization"),
     )
@@ -42,8 +43,8 @@ async def answering(
     try:
         if gateway.tenancy is not None:
             await gateway.tenancy.authenticate(call, metadata.get("authorization"))
-        if request is None:
-            raise MeshError(Reason.INVALID_REQUEST, f"the message cannot be read as the request of {route}")
+        if isinstance(request, MeshError):
+            raise request
         yield call
         code = grpc.StatusCode.OK
         context.set_trailing_metadata(tuple(call.headers().items()))

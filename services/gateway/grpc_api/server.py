@@ -10,7 +10,9 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 from typing_extensions import override
 
+from meshkit.errors import MeshError, Reason
 from services.gateway.deps import Gateway
+from services.gateway.grpc_api.boundary import answering
 from services.gateway.grpc_api.chat import ChatServicer
 from services.gateway.grpc_api.health import KINDS, Health
 from services.gateway.grpc_api.search import EmbeddingServicer, RerankServicer
@@ -32,8 +34,9 @@ class GrpcFace:
 
     def __init__(self, gateway: Gateway) -> None:
         settings = gateway.settings
-        options = (*_OPTIONS, ("grpc.max_receive_message_length", settings.max_body_bytes))
-        self._server = grpc.aio.server(options=options, interceptors=[_Unreadable()])
+        # What gRPC finds too long itself it refuses in words of its own, which name no reason.
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", 2 * settings.max_body_bytes))
+        self._server = grpc.aio.server(options=options, interceptors=[_Refusing(gateway)])
         add_ChatServiceServicer_to_server(ChatServicer(gateway), self._server)
         add_EmbeddingServiceServicer_to_server(EmbeddingServicer(gateway), self._server)
         add_RerankServiceServicer_to_server(RerankServicer(gateway), self._server)
@@ -54,8 +57,14 @@ class GrpcFace:
         await self._server.stop(grace_s)
 
 
-class _Unreadable(grpc.aio.ServerInterceptor):
-    """Hands a message that cannot be read to its servicer as None, which answers it as any other failure."""
+class _Refusing(grpc.aio.ServerInterceptor):
+    """Has refused what reaches no servicer: methods that are unknown, and messages that are too long or unreadable.
+
+    Such a message comes to its servicer as the failure, which answers it as any other one.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     @override
     async def intercept_service(
@@ -63,15 +72,27 @@ class _Unreadable(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/zhinao."):
+        handler, method = await continuation(handler_call_details), handler_call_details.method
+        if handler is None:
+            return self._unknown(method)
+        if not method.startswith("/zhinao."):
             return handler
-        parse = handler.request_deserializer
+        parse, most = handler.request_deserializer, self._gateway.settings.max_body_bytes
 
         def read(data: bytes) -> object:
+            if len(data) > most:
+                return MeshError(Reason.TOO_LARGE, f"the message is {len(data)} bytes, the limit is {most}")
             try:
                 return parse(data)
             except DecodeError:
-                return None
+                return MeshError(Reason.INVALID_REQUEST, f"the message cannot be read as the request of {method}")
 
         return handler._replace(request_deserializer=read)
+
+    def _unknown(self, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
+        async def refuse(_requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            error = MeshError(Reason.UNKNOWN_RPC, f"there is no method {method}")
+            async with answering(context, self._gateway, route="unmatched", request=error):
+                pass
+
+        return grpc.stream_stream_rpc_method_handler(refuse)  # whatever it is, nothing of it is read

@@ -249,6 +249,33 @@ async def test_bytes_that_are_no_message_are_refused_and_counted(mesh: Mesh) -> 
         assert error_info(caught.value).reason == Reason.INVALID_REQUEST
 
 
+@pytest.mark.parametrize(
+    "path", ["/zhinao.chat.v1.ChatService/Guess", "/zhinao.chat.v9.ChatService/Generate", "/a.B/C"]
+)
+async def test_an_unknown_method_is_refused_and_counted(mesh: Mesh, path: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await mesh.channel.unary_unary(path)(b"x")
+
+    assert (caught.value.code(), error_info(caught.value).reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_RPC")
+    assert caught.value.details() == f"there is no method {path}"
+    metrics = (await mesh.http.get("/metrics")).text
+    assert 'mesh_requests_total{code="UNIMPLEMENTED",route="unmatched"}' in metrics
+
+
+@pytest.mark.parametrize("length", [100_001, 150_000])
+async def test_a_message_that_is_too_long_is_refused_and_counted(mesh: Mesh, length: int) -> None:
+    request = question()
+    request.chat.messages[0].content = "x" * length
+
+    error, info = await failure(mesh, request)
+
+    assert (error.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "TOO_LARGE")
+    assert error.details() == f"the message is {request.ByteSize()} bytes, the limit is 100000"
+    assert mesh.triton.received == []
+    metrics = (await mesh.http.get("/metrics")).text
+    assert 'mesh_requests_total{code="INVALID_ARGUMENT",route="/zhinao.chat.v1.ChatService/Generate"}' in metrics
+
+
 async def test_a_failure_repeats_no_more_of_a_request_than_trailers_may_hold(mesh: Mesh) -> None:
     error, info = await failure(mesh, question(model="模" * 30_000))
 
