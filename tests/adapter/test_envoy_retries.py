@@ -65,7 +65,7 @@ class Edge:
         self._route = ModelRoute("a", CLUSTER, folder / "a.json", has_prefix_cache=True)
         self._ports = [free_port() for _ in range(3)]
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self._ports[1]}")
-        self._infer = self._channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        self.infer = self._channel.unary_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         self._folder = folder
 
     async def start(self, workers: list[int], stack: AsyncExitStack, bounds: Mapping[str, int]) -> Self:
@@ -94,7 +94,7 @@ class Edge:
     async def failure(self) -> grpc.aio.AioRpcError | None:
         """With what a call ended, if not well."""
         try:
-            async for _ in self._infer(b"", metadata=METADATA, timeout=10):
+            async for _ in self.infer(b"", metadata=METADATA, timeout=10):
                 pass
         except grpc.aio.AioRpcError as error:
             return error
