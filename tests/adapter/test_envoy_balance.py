@@ -74,7 +74,7 @@ async def test_a_key_asked_more_than_a_worker_should_bear_meets_another_one(star
         for _ in range(30):
             calls.create_task(ask(edge, "one"))
         while sum(worker.keys.count("one") for worker in workers) < 30:
-            await asyncio.sleep(0.01)
+            await edge.stat("upstream_rq_active")  # takes a moment
         for worker in workers:
             worker.may_answer.set()
 
