@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from statistics import median
 
@@ -17,7 +17,8 @@ class SimulatedQueue:
 
     returning: the share of refusals after which a client does so. gone: a tenant whose clients never do. lumps: whether
     all answers take exactly a second, so that they end together. counted_s: between which two times who is served is
-    counted. size: of how many servers and places the worker is at a time.
+    counted. size: of how many servers and places the worker is at a time. gateways: how many, of which each has a line
+    of its own and any may be asked.
     """
 
     NUM_SERVERS, NUM_PLACES = 8, 16  # and a second for each answer, about
@@ -31,16 +32,18 @@ class SimulatedQueue:
         lumps: bool = False,
         counted_s: tuple[float, float] = (0, 60),
         size: Callable[[float], tuple[int, int]] = lambda _: (SimulatedQueue.NUM_SERVERS, SimulatedQueue.NUM_PLACES),
+        gateways: int = 1,
     ) -> None:
-        self.line = Line()
+        self._lines, self._balance = [Line() for _ in range(gateways)], random.Random(seed)
         self.told: defaultdict[str, list[tuple[float, float]]] = defaultdict(
             list
         )  # first, and what it waited; by tenant
         self.served = 0
         self._random = random.Random(seed)
         self._gone, self._returning, self._lumps, self._counted_s, self._size = gone, returning, lumps, counted_s, size
-        self._in_place = self._waiting = 0
-        self._ends: list[float] = []
+        self._in_place = 0
+        self._waiting: deque[int] = deque()  # the gateways they came through
+        self._ends: list[tuple[float, int]] = []
 
     def run(self, arrivals_s: Iterable[float], **others_s: Iterable[float]) -> None:
         """Serve all clients. arrivals_s: when each asks for the first time. others_s: the same of further tenants."""
@@ -51,8 +54,8 @@ class SimulatedQueue:
         heapq.heapify(asks)
         while asks:
             now_s, ask, first_s, told_s = heapq.heappop(asks)
-            while self._ends and self._ends[0] <= now_s:
-                self._end(heapq.heappop(self._ends))
+            while self._ends and self._ends[0][0] <= now_s:
+                self._end(*heapq.heappop(self._ends))
             wait_s = self._ask(ask, now_s)
             if wait_s is None:
                 if told_s is not None:
@@ -62,28 +65,30 @@ class SimulatedQueue:
 
     def _ask(self, ask: Ask, now_s: float) -> float | None:
         """How long that client is told to wait; None if it was served."""
-        wait_s = self.line.wait_s(lambda: ask, now_s)
+        gateway = self._balance.randrange(len(self._lines))
+        line = self._lines[gateway]
+        wait_s = line.wait_s(lambda: ask, now_s)
         if wait_s:
             return wait_s
-        self.line.rate.begin(now_s)
+        line.rate.begin(now_s)
         if self._in_place >= self._size(now_s)[1]:
-            refused_s = self.line.refuse(ask, now_s, has_waited=wait_s is not None)
-            self.line.rate.end(now_s, served=False)
+            refused_s = line.refuse(ask, now_s, has_waited=wait_s is not None)
+            line.rate.end(now_s, served=False)
             return refused_s
         self._in_place += 1
-        self._waiting += 1
+        self._waiting.append(gateway)
         self._serve(now_s)
         return None
 
     def _serve(self, now_s: float) -> None:
         while self._waiting and len(self._ends) < self._size(now_s)[0]:
-            self._waiting -= 1
-            heapq.heappush(self._ends, now_s + (1 if self._lumps else self._random.uniform(0.5, 1.5)))
+            end_s = now_s + (1 if self._lumps else self._random.uniform(0.5, 1.5))
+            heapq.heappush(self._ends, (end_s, self._waiting.popleft()))
 
-    def _end(self, now_s: float) -> None:
+    def _end(self, now_s: float, gateway: int) -> None:
         self._in_place -= 1
         self.served += self._counted_s[0] <= now_s < self._counted_s[1]
-        self.line.rate.end(now_s, served=True)
+        self._lines[gateway].rate.end(now_s, served=True)
         self._serve(now_s)
 
     def shares(self, tenant: str = "") -> tuple[float, float]:
@@ -124,6 +129,20 @@ def test_in_a_minute_of_overload_what_clients_are_told_holds_and_no_worker_idles
 
     assert within >= 0.95
     assert 0.8 <= middle <= 1.25
+    assert queue.served >= 0.95 * 60 * queue.NUM_SERVERS
+
+
+@pytest.mark.parametrize("gateways", [2, 3])
+@pytest.mark.parametrize("over", [10, 3, 1.5])
+def test_behind_several_gateways_most_of_what_clients_are_told_holds_and_no_worker_idles(
+    over: float, gateways: int
+) -> None:
+    queue = SimulatedQueue(seed=1, gateways=gateways)
+    queue.run(overload(1, over=over))
+
+    within, _ = queue.shares()
+
+    assert within >= 0.75
     assert queue.served >= 0.95 * 60 * queue.NUM_SERVERS
 
 
