@@ -25,10 +25,10 @@ def triton(status: int, body: bytes | None) -> Iterator[int]:
         connection, _ = server.accept()
         with connection:
             assert connection.recv(65_536).startswith(b"POST /v2/models/chat/generate_stream ")
-            if body is None:
-                connection.recv(1)  # until the caller leaves
-            else:
+            if body is not None:
                 connection.sendall(b"HTTP/1.1 %d it\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+            while connection.recv(65_536):  # the rest of the request, until the caller leaves
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
         serving = thread.submit(serve)
