@@ -116,3 +116,13 @@ def told(name: str) -> dict[str, str]:
         for variable in pod(each)["containers"][0].get("env", [])
         if variable["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT"
     }
+
+
+@every_build
+def test_gateways_are_connected_to_every_envoy_and_ask_anew_who_there_is(name: str) -> None:
+    services = {each["metadata"]["name"]: each["spec"] for each in of_kind(name, "Service")}
+    read, data = configuration(name)
+    _, internal, _ = yaml.safe_load(data[read])["static_resources"]["listeners"]
+
+    assert services["envoy"]["clusterIP"] == "None"
+    assert manager(internal)["common_http_protocol_options"] == {"max_connection_duration": "60s"}

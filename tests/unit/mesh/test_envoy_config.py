@@ -100,3 +100,12 @@ def test_taking_a_model_out_leaves_an_empty_list_of_addresses(tmp_path: Path) ->
     assert assignment["cluster_name"] == "chat-a"
     assert assignment["endpoints"] == [{"lb_endpoints": []}]
     assert list(tmp_path.iterdir()) == [route.endpoints]
+
+
+def test_a_machine_that_is_gone_is_seen_on_every_connection_to_another_part(tmp_path: Path) -> None:
+    clusters = yaml.safe_load(envoy.render(make_config(tmp_path, "a")))["static_resources"]["clusters"]
+
+    for cluster in clusters:
+        (protocols,) = cluster["typed_extension_protocol_options"].values()
+        http2 = protocols["explicit_http_config"].get("http2_protocol_options", {})
+        assert "connection_keepalive" in http2 or "tcp_keepalive" in cluster.get("upstream_connection_options", {})
