@@ -34,7 +34,9 @@ def restart(state: StateFolder, say: Say, *, workers: bool) -> None:
     if plan is None:
         raise MeshFailure(f"no mesh runs in {state.path}")
     for part in plan.workers if workers else ():
-        if len(plan.replicas(str(part.model))) == 1:
+        if part.is_leaving:  # it goes anyway, and nobody would see it come back
+            continue
+        if len(plan.staying(str(part.model))) == 1:
             say(f"{part.name} is its model's only worker: requests are refused while it restarts")
         _restart_worker(part, plan, state)
         say(f"{part.name} was restarted")
