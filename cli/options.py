@@ -10,6 +10,7 @@ from typing import Final
 
 from cli.failures import UsageFailure
 from mesh.plan import EdgeLimits, Model, ModelKind, Options
+from meshkit.settings import TelemetrySettings
 from modelkit.config import CheckpointError, check_kind, read_json
 
 KINDS: Final[tuple[ModelKind, ...]] = ("chat", "embed", "rerank")
@@ -130,6 +131,7 @@ def to_options(words: UpWords, models: Sequence[Model], database_url: str | None
         replicas,
         read_autoscale(words.autoscale, replicas),
         words.limits,
+        TelemetrySettings().exporter_otlp_endpoint,
     )
 
 

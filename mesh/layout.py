@@ -12,7 +12,6 @@ from mesh.failure import MeshFailure
 from mesh.plan import Model, Options, Part, Plan
 from mesh.ports import BLOCK_LEN
 from mesh.state import StateFolder
-from meshkit.settings import TelemetrySettings
 
 FIXED_PORTS: Final = 2  # Envoy's internal listener and admin
 PORTS_PER_GATEWAY: Final = 2  # HTTP and gRPC
@@ -56,7 +55,7 @@ class Layout:
 
     def envoy_config(self) -> envoy.EnvoyConfig:
         """What Envoy must know of the other parts."""
-        endpoint = TelemetrySettings().exporter_otlp_endpoint
+        endpoint = self.options.collector
         return envoy.EnvoyConfig(
             edge_host=self.options.host,
             edge_port=self.options.port,

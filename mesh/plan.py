@@ -46,6 +46,7 @@ class Options:
     replicas: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at the start; not named: 1
     autoscale: Mapping[ModelKind, int] = field(default_factory=dict[ModelKind, int])  # at most; not named: none
     limits: EdgeLimits = field(default_factory=EdgeLimits)
+    collector: str | None = None  # URL that spans go to over OTLP/HTTP
 
 
 @dataclass(frozen=True, slots=True)

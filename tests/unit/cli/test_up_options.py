@@ -272,3 +272,9 @@ def test_status_of_no_mesh_is_json_with_no_parts(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["status", "--json", "--state", str(tmp_path)])
 
     assert json.loads(result.output) == {"edge": None, "parts": []}
+
+
+def test_the_collector_of_spans_is_kept_with_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+
+    assert to_options(words(), []).collector == "http://127.0.0.1:4318"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.envoy import Collector
 from mesh.failure import MeshFailure
 from mesh.layout import MAX_GATEWAYS, MAX_WORKERS, THREADS, Layout
 from mesh.plan import EdgeLimits, Model, Options, Plan, load_plan, save_plan
@@ -171,3 +172,14 @@ def test_a_layout_is_found_again_from_its_plan(tmp_path: Path) -> None:
     layout = Layout(make_options("a"), StateFolder(tmp_path), 14_000)
 
     assert Layout.of(layout.plan(), StateFolder(tmp_path)) == layout
+
+
+def test_envoys_collector_is_the_one_of_the_start_whatever_shell_asks_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(replace(make_options(), collector="http://127.0.0.1:4318"), tmp_path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+
+    config = Layout.of(plan, StateFolder(tmp_path)).envoy_config()
+
+    assert config.collector == Collector.at("http://127.0.0.1:4318")
