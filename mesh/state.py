@@ -137,5 +137,7 @@ class StateFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
-                raise MeshFailure(f"another zhinao up or down is at work on {self.path}; wait for it") from None
+                raise MeshFailure(
+                    f"another zhinao command, or the autoscaler, is at work on {self.path}; wait for it"
+                ) from None
             yield

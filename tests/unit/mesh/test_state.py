@@ -61,7 +61,7 @@ def test_clearing_leaves_the_logs_and_may_be_repeated(tmp_path: Path) -> None:
 def test_a_second_command_is_refused_while_the_first_holds_the_mesh(tmp_path: Path) -> None:
     state = StateFolder(tmp_path)
 
-    with state.lock(), pytest.raises(MeshFailure, match="another zhinao up or down"), state.lock():
+    with state.lock(), pytest.raises(MeshFailure, match="another zhinao command, or the autoscaler"), state.lock():
         pass
 
     with state.lock():
