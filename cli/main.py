@@ -82,15 +82,14 @@ def up(
 @app.command()
 def down(state: StateOption = None) -> None:
     """Stop a mesh and remove everything it left but its logs."""
-    from mesh.teardown import bring_down, stop_autoscaler
+    from mesh.teardown import bring_down, without_autoscaler
 
     with shown_failures():
         folder = _folder(state)
         if not folder.path.exists():
             typer.echo(f"no mesh was running: {folder.path} does not exist")
             return
-        stop_autoscaler(folder)
-        with folder.lock():
+        with without_autoscaler(folder):
             bring_down(folder, say)
 
 

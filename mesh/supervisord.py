@@ -101,6 +101,14 @@ def write_config(plan: Plan, state: StateFolder) -> None:
         config.write(file)
 
 
+class Refusal(MeshFailure):
+    """What supervisord will not do. code: its number of the reason."""
+
+    def __init__(self, words: str, code: int) -> None:
+        super().__init__(words)
+        self.code = code
+
+
 class Supervisor:
     """The running supervisord of one state folder."""
 
@@ -114,6 +122,9 @@ class Supervisor:
                 return getattr(server.supervisor, method)(*arguments)
         except OSError as error:
             raise MeshFailure(f"supervisord does not answer at {self._state.socket}: {error}") from error
+        except Fault as fault:
+            words = " ".join((method, *map(str, arguments)))
+            raise Refusal(f"supervisord refuses {words}: {fault.faultString}", fault.faultCode) from fault
 
     def start(self) -> None:
         """Start supervisord in the background. Raises MeshFailure with its own words if it does not come up."""
@@ -153,8 +164,8 @@ class Supervisor:
         for name in names:
             try:
                 self._call("stopProcess", name, False)
-            except Fault as fault:
-                if fault.faultCode not in {NOT_RUNNING, UNKNOWN_NAME}:
+            except Refusal as refusal:
+                if refusal.code not in {NOT_RUNNING, UNKNOWN_NAME}:
                     raise
 
     def stop(self, names: list[str], *, patience_s: float = math.inf, at_most_s: float = math.inf) -> None:
@@ -168,7 +179,7 @@ class Supervisor:
             waited_s = time.monotonic() - began_s
             if waited_s > min(patience_s, at_most_s):
                 for name in left:
-                    with contextlib.suppress(Fault):  # it went just now
+                    with contextlib.suppress(Refusal):  # it went just now
                         self._call("signalProcess", name, "KILL" if waited_s > at_most_s else "TERM")
             time.sleep(0.1)
 

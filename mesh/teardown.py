@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final
 
 import psutil
@@ -47,11 +47,31 @@ def bring_down(state: StateFolder, say: Callable[[str], None]) -> None:
     say("the mesh is down" if plan is not None or killed else "no mesh was running")
 
 
-def stop_autoscaler(state: StateFolder) -> None:
-    """End the mesh's autoscaler, if there is one: it holds the mesh while it scales, for which `down` must not wait."""
+def stop_autoscaler(state: StateFolder) -> bool:
+    """End the mesh's autoscaler, if there is one: it holds the mesh while it scales, for which `down` must not wait.
+
+    Returns whether there was one.
+    """
     supervisor = Supervisor(state)
-    if supervisor.is_running():
-        supervisor.stop([AUTOSCALER])
+    if not supervisor.is_running() or AUTOSCALER not in supervisor.states():
+        return False
+    supervisor.stop([AUTOSCALER])
+    return True
+
+
+@contextlib.contextmanager
+def without_autoscaler(state: StateFolder) -> Generator[None]:
+    """Hold the mesh, whose autoscaler ends; who cannot hold it starts that again. Raises MeshFailure, as the lock."""
+    was_there = stop_autoscaler(state)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(state.lock())
+        except MeshFailure:
+            if was_there:
+                with contextlib.suppress(MeshFailure):  # another command ends the mesh just now
+                    Supervisor(state).start_again(AUTOSCALER)
+            raise
+        yield
 
 
 def _drain(plan: Plan, supervisor: Supervisor, say: Callable[[str], None]) -> None:

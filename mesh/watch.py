@@ -1,5 +1,6 @@
 """Supervisor's event listener: asks workers, tells Envoy who serves, counts restarts; watchdog decides what to do."""
 
+import contextlib
 import json
 import logging
 import os
@@ -87,7 +88,8 @@ class Watch:
         pid = self._pid(part)
         sys.stderr.write(f"{part.name} (process {pid}) {reason}: killing it\n")
         if pid is not None:
-            os.killpg(pid, signal.SIGKILL)  # supervisor made it the leader of its own group
+            with contextlib.suppress(ProcessLookupError):  # it went just now
+                os.killpg(pid, signal.SIGKILL)  # supervisor made it the leader of its own group
 
     def _pid(self, part: Part) -> int | None:
         process = self._supervisor.states().get(part.name)

@@ -159,6 +159,13 @@ def test_a_part_that_ends_during_its_start_is_named_with_its_last_words(state: S
         wait_until_ready(plan, state, lambda _name: None)
 
 
+def test_what_supervisor_refuses_is_a_failure_of_the_mesh_with_its_words(state: StateFolder) -> None:
+    start(state)
+
+    with pytest.raises(MeshFailure, match="refuses startProcess nobody.*BAD_NAME"):
+        Supervisor(state).start_again("nobody")
+
+
 def test_a_running_mesh_is_found_by_its_folder(state: StateFolder) -> None:
     before = running_plan(state)
     plan = start(state)
