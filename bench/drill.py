@@ -1,6 +1,7 @@
 """Breaks parts of a mesh of its own under steady load, one after the other, and tells what clients saw of it.
 
-`make drill` runs all drills; `--only WORD` those whose name holds the word.
+`make drill` runs all drills; `--only WORD` those whose name holds the word. Exits with 1 if an answer was lost, broken,
+wrong or hung, or not all was well again. A killed gateway may break streams, a killed Envoy lose what is under way too.
 """
 
 import argparse
@@ -13,10 +14,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Final
 
@@ -24,6 +25,7 @@ import httpx
 import psutil
 
 from bench.drill_load import CHAT, Load, Tally
+from bench.drill_outcome import KILL_ENVOY, KILL_GATEWAY, Course, Look, Outcome, recovery_s, table
 from bench.machine import RESULTS, read_head
 from bench.private_mesh import ZHINAO, PrivateMesh, private_mesh
 from mesh.load import parse
@@ -37,27 +39,6 @@ _SETTLED_S: Final = 3.0  # of nothing amiss: a fault takes some time to be seen
 _LOOK_EVERY_S: Final = 0.2
 _HELD_S: Final = 15.0  # how long bad clients stay
 _NUM_SLOW, _NUM_HALF_OPEN = 16, 64
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one drill. recovery_s: until every look found every part ready and every worker listed; 0 if all looks did.
-
-    num_retries: times that the gateways asked again; None if they were restarted and forgot.
-    """
-
-    name: str
-    tally: Tally
-    recovery_s: float | None
-    num_retries: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """at_s: when it had ended, since the drill began. is_well: see Scene."""
-
-    at_s: float
-    is_well: bool
 
 
 class Scene:
@@ -121,7 +102,9 @@ def _kill_search(scene: Scene) -> None:
 
 
 def _kill_watchdog(scene: Scene) -> None:
-    os.kill(Supervisor(scene.state).states()[WATCHDOG].pid or 0, signal.SIGKILL)
+    pid = Supervisor(scene.state).states()[WATCHDOG].pid
+    assert pid is not None, "the watchdog runs"
+    os.kill(pid, signal.SIGKILL)
 
 
 def _kill_gateway(scene: Scene) -> None:
@@ -191,8 +174,8 @@ _DRILLS: Final[Mapping[str, Callable[[Scene], None]]] = MappingProxyType(
         "SIGSTOP its stub alone": _stop_stub,
         "kill -9 an embedding and a reranking worker": _kill_search,
         "kill -9 the watchdog": _kill_watchdog,
-        "kill -9 one of two gateways": _kill_gateway,
-        "kill -9 Envoy": _kill_envoy,
+        KILL_GATEWAY: _kill_gateway,
+        KILL_ENVOY: _kill_envoy,
         "scale chat=3, then chat=2": _scale,
         "Envoy hands over to a new one": _hand_over_envoy,
         "restart --workers: every part in turn": _restart_all,
@@ -217,41 +200,15 @@ def _look_while(act: Callable[[Scene], None], scene: Scene) -> list[Look]:
     return looks
 
 
-def recovery_s(looks: Sequence[Look]) -> float | None:
-    """When the first look of those was that found all well to the end; 0 if all did, None if the last did not."""
-    last_bad = max((index for index, look in enumerate(looks) if not look.is_well), default=-1)
-    if last_bad < 0:
-        return 0.0
-    return looks[last_bad + 1].at_s if last_bad + 1 < len(looks) else None
-
-
-def _drill(name: str, act: Callable[[Scene], None], scene: Scene, load: Load) -> Outcome:
+def _drill(name: str, act: Callable[[Scene], None], scene: Scene) -> Course:
     time.sleep(_CALM_S)
     retries, start_s = scene.num_retries(), time.monotonic()
     looks = _look_while(act, scene)
     end_s = time.monotonic()
     time.sleep(_CALM_S)
     gained = scene.num_retries() - retries
-    tally = Tally.of(load.answers, start_s, end_s)
-    outcome = Outcome(name, tally, recovery_s(looks), gained if gained >= 0 else None)
-    sys.stderr.write(f"{_row(outcome)}\n")
-    return outcome
-
-
-def _row(outcome: Outcome) -> str:
-    tally = outcome.tally
-    recovery = "never" if outcome.recovery_s is None else f"{outcome.recovery_s:.1f}"
-    retries = "-" if outcome.num_retries is None else outcome.num_retries
-    counts = (tally.num_asked, tally.num_lost, tally.num_broken, tally.num_wrong, tally.num_hung, retries)
-    return f"| {outcome.name} | {' | '.join(map(str, counts))} | {tally.longest_silence_s:.1f} | {recovery} |"
-
-
-def _table(outcomes: Sequence[Outcome]) -> str:
-    head = (
-        "| drill | requests | lost in one piece | broken streams | other answer | hung | asked again "
-        "| longest silence, s | all well after, s |\n|---|---|---|---|---|---|---|---|---|"
-    )
-    return "\n".join([head, *map(_row, outcomes)])
+    sys.stderr.write(f"{name}: over after {end_s - start_s:.1f} s\n")
+    return Course(name, start_s, end_s, recovery_s(looks), gained if gained >= 0 else None)
 
 
 def main() -> None:
@@ -268,18 +225,21 @@ def main() -> None:
         try:
             while len(load.answers) < 6 and asking.is_alive():
                 time.sleep(0.1)
-            outcomes = [_drill(name, act, scene, load) for name, act in chosen.items()]
+            courses = [_drill(name, act, scene) for name, act in chosen.items()]
         finally:
             over.set()
             asking.join()
+    outcomes = [Outcome(each, Tally.of(load.answers, each.start_s, each.end_s)) for each in courses]
     problems = [each for each in load.answers if each.outcome != "whole"]
     head = read_head()
-    sys.stdout.write(f"{head}\n\n{_table(outcomes)}\n")
+    sys.stdout.write(f"{head}\n\n{table(outcomes)}\n")
     for each in problems:
         sys.stdout.write(f"{each.kind}: {each.outcome}: {each.words[:300]}\n")
     RESULTS.mkdir(exist_ok=True)
     report = {"head": asdict(head), "outcomes": [asdict(each) for each in outcomes]}
     (RESULTS / "drill.json").write_text(json.dumps(report, indent=2) + "\n")
+    if faults := [f"{each.course.name}: {', '.join(each.faults())}" for each in outcomes if each.faults()]:
+        sys.exit("\n".join(faults))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 
 CHAT: Final = "/v1/chat/completions"
-SILENT_S: Final = 60.0  # a stream that says nothing for so long hangs
+SILENT_S: Final = 60.0  # what says nothing for so long hangs
 _WHOLE, _LOST, _BROKEN, _WRONG, _HUNG = "whole", "lost", "broken", "wrong", "hung"
 _MAX_TOKENS: Final = 64
 _QUESTIONS: Final = ("Tell me about steam.", "What is a river?", "Why do ships float?", "Name some metals.")
@@ -133,17 +133,20 @@ class Load:
     async def _stream(self, client: httpx.AsyncClient, path: str, body: Body) -> tuple[str, float, str]:
         text, last_s, silence_s, is_done = "", time.monotonic(), 0.0, False
         try:
-            async with client.stream("POST", path, json=body) as response:
+            async with asyncio.timeout(SILENT_S) as patience, client.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     return _BROKEN, 0.0, f"{response.status_code}: {(await response.aread()).decode()}"
                 async for line in response.aiter_lines():
+                    if not line.startswith("data:"):  # the gateway's own sign of life says nothing of the model
+                        continue
+                    patience.reschedule(asyncio.get_running_loop().time() + SILENT_S)
                     now_s = time.monotonic()
                     silence_s, last_s = max(silence_s, now_s - last_s), now_s
                     is_done = is_done or line == "data: [DONE]"
                     if line.startswith('data: {"error"'):
                         return _BROKEN, silence_s, line
                     text += _text_of(line)
-        except httpx.ReadTimeout:
+        except (TimeoutError, httpx.ReadTimeout):
             return _HUNG, SILENT_S, text
         except httpx.HTTPError as error:
             return _BROKEN, silence_s, repr(error)

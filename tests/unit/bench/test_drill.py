@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import pytest
 
-from bench.drill import Look, recovery_s
-from bench.drill_load import Load
+from bench import drill_load
+from bench.drill_load import Answer, Load, Tally
+from bench.drill_outcome import Course, Look, Outcome, recovery_s
 
 VECTORS = {"data": [{"embedding": [0.25, 0.5]}]}
 SCORES = {"results": [{"index": 1, "relevance_score": 0.75}]}
@@ -54,3 +55,59 @@ async def outcomes(first: object, later: object) -> set[str]:
         await load.learn(client, [("/v1/embeddings", {"input": "a"})])
         await load.keep_asking(client, "vectors", [("/v1/embeddings", {"input": "a"})], lambda: num_asked > 2)
     return {each.outcome for each in load.answers}
+
+
+async def told(*steps: bytes | float) -> Answer:
+    """What is made of a stream of these lines and pauses."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        for step in steps:
+            if isinstance(step, bytes):
+                yield step + b"\n\n"
+            else:
+                await asyncio.sleep(step)
+
+    load = Load("http://mesh", expected={drill_load._key({}): "a"})
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=lines()))
+    async with httpx.AsyncClient(base_url=load.url, transport=transport) as client:
+        await load.keep_asking(client, "stream", [("/", {"stream": True})], lambda: bool(load.answers))
+    (answer,) = load.answers
+    return answer
+
+
+A = b'data: {"choices": [{"delta": {"content": "a"}}]}'
+DONE, ALIVE = b"data: [DONE]", b": keep-alive"
+
+
+def test_a_stream_that_only_says_that_it_lives_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drill_load, "SILENT_S", 0.3)
+
+    answer = asyncio.run(told(A, *[ALIVE, 0.05] * 100, DONE))
+
+    assert (answer.outcome, answer.silence_s) == ("hung", 0.3)
+    assert answer.ended_s - answer.began_s < 3
+
+
+def test_a_sign_of_life_ends_no_silence_and_an_event_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drill_load, "SILENT_S", 0.5)
+
+    answer = asyncio.run(told(b'data: {"choices": []}', 0.15, ALIVE, 0.15, A, 0.3, DONE))
+
+    assert answer.outcome == "whole"
+    assert 0.3 <= answer.silence_s < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "tally", "recovery", "faults"),
+    [
+        ("nothing", Tally(9, 0, 0, 0, 0, 1.0), 0.0, []),
+        ("nothing", Tally(9, 1, 2, 3, 4, 1.0), 0.0, ["1 lost", "2 broken", "3 wrong", "4 hung"]),
+        ("kill -9 one of two gateways", Tally(9, 1, 2, 0, 0, 1.0), 3.0, ["1 lost"]),
+        ("kill -9 Envoy", Tally(9, 1, 2, 0, 1, 1.0), 3.0, ["1 hung"]),
+        ("nothing", Tally(9, 0, 0, 0, 0, 1.0), None, ["not well again"]),
+    ],
+)
+def test_a_drill_fails_on_whatever_its_fault_does_not_excuse(
+    name: str, tally: Tally, recovery: float | None, faults: list[str]
+) -> None:
+    assert Outcome(Course(name, 0.0, 1.0, recovery, 0), tally).faults() == faults
