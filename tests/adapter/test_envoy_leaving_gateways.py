@@ -49,10 +49,8 @@ async def worker_port() -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def envoy_pod(folder: Path, names: Names, worker_port: int) -> AsyncIterator[EnvoyOfKubernetes]:
-    folder.mkdir()
-    async with running_envoy_of_kubernetes(
-        folder, replace(MESH, worker_port=worker_port), names, *DRAIN_WORDS
-    ) as envoy:
+    mesh = replace(MESH, worker_port=worker_port)
+    async with running_envoy_of_kubernetes(folder, mesh, names, *DRAIN_WORDS) as envoy:
         yield envoy
 
 
@@ -93,8 +91,8 @@ async def asking(target: str) -> AsyncIterator[Callable[[], int]]:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.05)
+        while not holds():  # noqa: ASYNC110 - as below
+            await asyncio.sleep(0.05)  # calls of others; there is nothing to wait on
 
 
 async def test_a_drain_ends_though_a_gateway_never_stops_asking_and_no_call_is_lost(
@@ -102,8 +100,8 @@ async def test_a_drain_ends_though_a_gateway_never_stops_asking_and_no_call_is_l
 ) -> None:
     with Names({"embed-worker": [POD]}) as names:
         async with (
-            envoy_pod(tmp_path / "a", names, worker_port) as leaving,
-            envoy_pod(tmp_path / "b", names, worker_port) as staying,
+            envoy_pod(tmp_path, names, worker_port) as leaving,
+            envoy_pod(tmp_path, names, worker_port) as staying,
             tcp_way(leaving.mesh.internal_port) as way,
             asking(f"127.0.0.1:{way.port}") as num_answered,
         ):

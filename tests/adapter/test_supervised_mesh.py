@@ -162,7 +162,7 @@ def test_a_part_that_ends_during_its_start_is_named_with_its_last_words(state: S
 def test_what_supervisor_refuses_is_a_failure_of_the_mesh_with_its_words(state: StateFolder) -> None:
     start(state)
 
-    with pytest.raises(MeshFailure, match="refuses startProcess nobody.*BAD_NAME"):
+    with pytest.raises(MeshFailure, match=r"refuses startProcess nobody.*BAD_NAME"):
         Supervisor(state).start_again("nobody")
 
 

@@ -32,7 +32,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),  # Envoy may start after the gateway; the default is two minutes
     ("grpc.lb_policy_name", "round_robin"),  # over all Envoys that the name stands for
-    # An Envoy whose machine is gone says nothing, and its calls would wait for their deadlines. A busy one answers in time.
+    # An Envoy whose machine is gone says nothing, and calls would wait for their deadlines. A busy one answers in time.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # what gRPC 1.81 waits; its keepalive_timeout_ms is never looked at
     ("grpc.http2.max_pings_without_data", 0),  # of ours: a long answer is one request

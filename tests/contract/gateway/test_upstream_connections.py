@@ -12,7 +12,6 @@ import pytest
 from meshkit.errors import MeshError, Reason
 from services.gateway.upstream import triton
 from services.gateway.upstream.triton import TritonWorker, open_channel
-from tests.fakes.dns import Names
 from tests.fakes.triton import FakeTriton, Hold, last, piece
 from tests.fixtures.tcp_way import TcpWay, tcp_way
 from zhinao.chat.v1.chat_pb2 import GenerateRequest
@@ -29,7 +28,9 @@ async def generate(channel: grpc.aio.Channel) -> list[str]:
 
 
 @asynccontextmanager
-async def connected(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[TcpWay, grpc.aio.Channel]]:
+async def connected(
+    fake: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[TcpWay, grpc.aio.Channel]]:
     """A channel that has been answered once, over a way that a test can stop."""
     hasty = [
         (name, value // HASTE if name in PATIENCE and isinstance(value, int) else value)
@@ -85,7 +86,6 @@ async def test_one_that_is_only_slow_for_a_while_loses_nothing(monkeypatch: pyte
 
 
 async def test_calls_go_to_every_envoy_that_the_name_stands_for() -> None:
-    """Of several with one port, by DNS, as of a headless Service."""
     async with FakeTriton.running() as fake, FakeTriton.running() as other:
         both = f"ipv4:{fake.target},{other.target}"
         async with open_channel(both) as channel:

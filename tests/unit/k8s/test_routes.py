@@ -13,8 +13,8 @@ BUILD = "gpu with options"
 
 def places(route: Object) -> list[tuple[str, str, str]]:
     """Where a route is attached: Gateway, listener, host name."""
-    spec = route["spec"]
-    return [(parent["name"], parent["sectionName"], host) for parent in spec["parentRefs"] for host in spec["hostnames"]]
+    parents, hosts = route["spec"]["parentRefs"], route["spec"]["hostnames"]
+    return [(parent["name"], parent["sectionName"], host) for parent in parents for host in hosts]
 
 
 def test_no_two_routes_ask_for_one_host_name_of_a_listener() -> None:
