@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import httpx
+import pytest
 import pytest_asyncio
 import yaml
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from mesh import envoy
 from mesh.kubernetes import MANIFESTS, MESH
 from meshkit.wire import MODEL_HEADER
 from services.gateway.upstream.triton import open_channel
@@ -26,14 +29,15 @@ COMMAND: Final = yaml.safe_load((MANIFESTS / "base/envoy/deployment.yaml").read_
 ][0]["command"]
 DRAIN_WORDS: Final = COMMAND[COMMAND.index("--drain-time-s") : COMMAND.index("-l")]
 NUM_CALLERS: Final = 4
+RENDER: Final = envoy.render_named
 
 
 @pytest_asyncio.fixture
 async def worker_port() -> AsyncIterator[int]:
-    """Of a worker in a pod, which takes a moment for each answer."""
+    """Of a worker in a pod, which takes as many seconds for an answer as it is asked to, or a moment."""
 
     async def infer(request: bytes, _context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(float(request or b"0.3"))
         return request
 
     methods = {"ModelInfer": grpc.unary_unary_rpc_method_handler(infer)}
@@ -112,3 +116,27 @@ async def test_a_drain_ends_though_a_gateway_never_stops_asking_and_no_call_is_l
 
             before = num_answered()
             await until(lambda: num_answered() > before + NUM_CALLERS)
+
+
+async def test_an_answer_outlives_the_connection_that_a_gateway_is_to_leave(
+    tmp_path: Path, worker_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "max_connection_duration: 60s" in RENDER(MESH)
+    monkeypatch.setattr(envoy, "render_named", lambda mesh: RENDER(mesh).replace("duration: 60s", "duration: 1s"))
+    with Names({"embed-worker": [POD]}) as names:
+        async with (
+            envoy_pod(tmp_path, names, worker_port) as only,
+            open_channel(f"127.0.0.1:{only.mesh.internal_port}") as channel,
+        ):
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            metadata = [(MODEL_HEADER, "zhinao-embed")]
+            longer_than_a_drain = infer(b"8", metadata=metadata, timeout=20)
+            while not longer_than_a_drain.done():
+                await infer(b"", metadata=metadata, timeout=20)
+
+            assert await longer_than_a_drain == b"8"
+            async with httpx.AsyncClient() as client:
+                stats = await client.get(
+                    f"http://127.0.0.1:{only.mesh.admin_port}/stats?filter=http.internal.downstream_cx"
+                )
+    assert int(stats.text.partition("http.internal.downstream_cx_max_duration_reached: ")[2].split()[0]) > 1
