@@ -32,7 +32,9 @@ def sink() -> Iterator[OtlpSink]:
 
 @pytest.fixture(scope="module")
 def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A tiny model whose greedy answers never end by themselves, and it as a reranker too; spans go to the sink."""
+    """A tiny model whose greedy answers never end by themselves, and it as a reranker too; the demo encoder. Spans go to
+    the sink.
+    """
     folder = tmp_path_factory.mktemp("traced")
     checkpoint = write_tiny_zhinao(folder, window=8192, endless=True)
     port, state = free_port(), folder / "state"
@@ -41,7 +43,7 @@ def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Ite
             environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
             environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
             models = ("--model", f"tiny=chat:{checkpoint}", "--model", f"tiny-rank=rerank:{checkpoint}")
-            zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models, "--replicas", "embed=0")
+            zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models)
         yield Mesh(f"http://127.0.0.1:{port}", state, {"tiny": checkpoint})
     finally:
         zhinao("down", "--state", str(state))
@@ -74,11 +76,16 @@ def ask_rerank(mesh: Mesh, traceparent: str) -> None:
     assert mesh.post("/v1/rerank", json.dumps(body), traceparent=traceparent).status_code == 200
 
 
+def ask_embed(mesh: Mesh, traceparent: str) -> None:
+    assert mesh.post("/v1/embeddings", json.dumps({"input": "a"}), traceparent=traceparent).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("ask", "names", "deepest"),
     [
         (ask_chat, {"POST /v1/chat/completions", "chat tiny", "queue", "prefill", "decode"}, "prefill"),
         (ask_grpc, {"zhinao.chat.v1.ChatService/Generate", "chat tiny", "queue", "prefill", "decode"}, "decode"),
+        (ask_embed, {"POST /v1/embeddings", "embeddings zhinao-embed", "queue", "forward"}, "forward"),
         (ask_rerank, {"POST /v1/rerank", "rerank tiny-rank", "queue", "forward"}, "forward"),
     ],
 )
