@@ -10,13 +10,18 @@ from services.gateway.call import PROBES, Call
 
 log = logging.getLogger("services.gateway.requests")
 
-# Buckets of OpenTelemetry's gen_ai.server.request.duration and time_to_first_token, in seconds.
+# Buckets of OpenTelemetry's gen_ai.server.request.duration and time_to_first_token, in seconds, and of
+# gen_ai.client.token.usage.
 _DURATION: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _FIRST_TOKEN: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_TOKENS: Final = tuple(4**power for power in range(14))
 
 
 class Metrics:
-    """The gateway's own metrics. route is a path template or an RPC name, never a client's text."""
+    """The gateway's own metrics, and those of OpenTelemetry's gen_ai conventions, as Prometheus spells them.
+
+    route is a path template or an RPC name, never a client's text; a model is a served one.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -31,10 +36,25 @@ class Metrics:
             registry=self.registry,
         )
         self.time_to_first_token = Histogram(
-            "mesh_time_to_first_token_seconds",
+            "gen_ai_server_time_to_first_token_seconds",
             "Time from the call to a worker to its first token.",
-            ["model"],
+            ["gen_ai_request_model"],
             buckets=_FIRST_TOKEN,
+            registry=self.registry,
+        )
+        asked = ["gen_ai_operation_name", "gen_ai_request_model"]
+        self.model_duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "Time of a request that asked a model, from its first byte to the last of its answer.",
+            asked,
+            buckets=_DURATION,
+            registry=self.registry,
+        )
+        self.tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens that a request's prompts and answers have.",
+            [*asked, "gen_ai_token_type"],
+            buckets=_TOKENS,
             registry=self.registry,
         )
         self.wasted_tokens = Counter(
@@ -58,6 +78,11 @@ class Metrics:
         duration_s = time.perf_counter() - call.begun_s
         self.requests.labels(route, code).inc()
         self.request_duration.labels(route).observe(duration_s)
+        if call.model and call.operation:
+            self.model_duration.labels(call.operation, call.model).observe(duration_s)
+            for kind, count in (("input", call.prompt_tokens), ("output", call.completion_tokens)):
+                if count is not None:
+                    self.tokens.labels(call.operation, call.model, kind).observe(count)
         fields = {
             "method": method,
             "route": route,

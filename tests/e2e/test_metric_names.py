@@ -14,7 +14,7 @@ from tests.e2e.conftest import Mesh
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
-NAME = re.compile(r"(?:vllm:|mesh_|nv_|envoy_)\w*\w")
+NAME = re.compile(r"(?:vllm:|mesh_|nv_|envoy_|gen_ai_(?:server|client)_)\w*\w")
 ONLY_AFTER_AN_EVENT = {"mesh_retries_total", "mesh_wasted_tokens_total"}  # a worker that died, a client that left
 QUESTIONS = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stream": True},

@@ -32,9 +32,7 @@ def sink() -> Iterator[OtlpSink]:
 
 @pytest.fixture(scope="module")
 def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A tiny model whose greedy answers never end by themselves, and it as a reranker too; the demo encoder. Spans go to
-    the sink.
-    """
+    """A tiny model whose greedy answers never end by themselves, as a reranker too, and the demo encoder; traced."""
     folder = tmp_path_factory.mktemp("traced")
     checkpoint = write_tiny_zhinao(folder, window=8192, endless=True)
     port, state = free_port(), folder / "state"

@@ -146,7 +146,10 @@ async def test_metrics_count_requests_by_route_and_code(mesh: Mesh) -> None:
     assert 'mesh_requests_total{code="200",route="/v1/chat/completions"}' in text
     assert 'mesh_requests_total{code="200",route="/v1/models/{model_id:path}"}' in text
     assert 'mesh_requests_total{code="404",route="unmatched"}' in text
-    assert 'mesh_time_to_first_token_seconds_count{model="zhinao-chat"}' in text
+    assert 'gen_ai_server_time_to_first_token_seconds_count{gen_ai_request_model="zhinao-chat"}' in text
+    chat = 'gen_ai_operation_name="chat",gen_ai_request_model="zhinao-chat"'
+    assert f"gen_ai_server_request_duration_seconds_count{{{chat}}}" in text
+    assert f'gen_ai_client_token_usage_sum{{{chat},gen_ai_token_type="output"}}' in text
     assert 'mesh_request_duration_seconds_count{route="/v1/chat/completions"}' in text
     assert "secret-path" not in text and "qihoo360" not in text.replace('model="qihoo360/small"', "")
 

@@ -53,7 +53,7 @@ def test_every_metric_that_is_asked_for_is_exported() -> None:
     exported = exported_names()
 
     for query in (*dashboard_queries(), *(rule["expr"] for rule in rules)):
-        names = set(re.findall(r"\b(?:vllm:|mesh_|nv_|envoy_)\w+|\bup\b", query))
+        names = set(re.findall(r"\b(?:vllm:|mesh_|nv_|envoy_|gen_ai_(?:server|client)_)\w+|\bup\b", query))
         assert names, query
         assert names <= exported | OF_PROMETHEUS, f"{names - exported} in {query}"
 
