@@ -3,9 +3,12 @@
 from collections import Counter, OrderedDict
 from collections.abc import Collection
 from itertools import chain
+from typing import Final
 
 from services.chat_worker.engine.prefix import PrefixIndex
 from services.chat_worker.engine.sequence import Sequence
+
+_NOTHING: Final = Counter[int]()  # a new one for each sequence and step would cost a tenth of planning
 
 
 class BlockPool:
@@ -61,7 +64,7 @@ class BlockPool:
 
     def can_allocate(self, sequence: Sequence, num_tokens: int, without: Collection[Sequence] = ()) -> bool:
         """Whether a sequence can get room of its own for num_tokens tokens in all, once others have given up theirs."""
-        given_up = Counter(chain.from_iterable(other.block_ids for other in without))
+        given_up = Counter(chain.from_iterable(other.block_ids for other in without)) if without else _NOTHING
         num_freed = sum(self._num_holders[block] == count for block, count in given_up.items())
         tail = self._tail(sequence)  # a copy takes a block; what nobody else holds gives its own for it
         is_tail_shared = tail is not None and self._num_holders[tail] - given_up[tail] > 1
