@@ -13,6 +13,7 @@ import pytest
 from services.chat_worker.engine.sequence import FinishReason
 from tests.e2e.conftest import Mesh, free_port, wait_until, zhinao
 from tests.fakes.otlp_sink import OtlpSink
+from tests.fixtures.servers import running_collector
 from tests.fixtures.tiny_zhinao import write_tiny_zhinao
 from zhinao.chat.v1.chat_pb2 import GenerateRequest, StopConditions, TokenPrompt
 from zhinao.chat.v1.chat_pb2_grpc import ChatServiceStub
@@ -32,19 +33,23 @@ def sink() -> Iterator[OtlpSink]:
 
 @pytest.fixture(scope="module")
 def traced_mesh(sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """A tiny model whose greedy answers never end by themselves, as a reranker too, and the demo encoder; traced."""
+    """A tiny model whose greedy answers never end by themselves, as a reranker too, and the demo encoder.
+
+    Spans go through a real collector to the sink.
+    """
     folder = tmp_path_factory.mktemp("traced")
     checkpoint = write_tiny_zhinao(folder, window=8192, endless=True)
     port, state = free_port(), folder / "state"
-    try:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
-            environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-            models = ("--model", f"tiny=chat:{checkpoint}", "--model", f"tiny-rank=rerank:{checkpoint}")
-            zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models)
-        yield Mesh(f"http://127.0.0.1:{port}", state, {"tiny": checkpoint})
-    finally:
-        zhinao("down", "--state", str(state))
+    with running_collector(sink.url) as collector:
+        try:
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+                environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+                models = ("--model", f"tiny=chat:{checkpoint}", "--model", f"tiny-rank=rerank:{checkpoint}")
+                zhinao("up", "--detach", "--port", str(port), "--state", str(state), *models)
+            yield Mesh(f"http://127.0.0.1:{port}", state, {"tiny": checkpoint})
+        finally:
+            zhinao("down", "--state", str(state))
 
 
 def test_the_workers_spans_join_the_trace_of_the_http_client(traced_mesh: Mesh, sink: OtlpSink) -> None:

@@ -1,5 +1,6 @@
 """Stands in for an OpenTelemetry collector: takes spans over OTLP/HTTP in protobuf and keeps them."""
 
+import gzip
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ class OtlpSink:
             def do_POST(self) -> None:
                 chunked = self.headers.get("transfer-encoding") == "chunked"  # as Envoy sends
                 body = self._chunks() if chunked else self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":  # as a collector sends
+                    body = gzip.decompress(body)
                 sink._take(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
                 self.send_header("content-length", "0")
