@@ -1,7 +1,7 @@
 """Restarts parts of a running mesh one after the other, so that others serve meanwhile."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import psutil
@@ -44,6 +44,7 @@ def restart(state: StateFolder, say: Say, *, workers: bool) -> None:
     if len(gateways) == 1:
         say("there is one gateway only: requests are refused while it restarts (zhinao up --gateway 2)")
     for part in gateways:
+        _wait_for_others(part, gateways, plan, state)
         say(f"draining {part.name}")
         _restart(part, plan, state, READY_TIMEOUT_S)  # it says that it leaves, and lets its answers end
         say(f"{part.name} was restarted")
@@ -85,14 +86,27 @@ def _restart_worker(part: Part, plan: Plan, state: StateFolder) -> None:
     time.sleep(SEEN_S)
 
 
+def _wait_for_others(part: Part, parts: Iterable[Part], plan: Plan, state: StateFolder) -> None:
+    """Those that are to serve meanwhile: supervisor may just be starting one that ended by itself."""
+    absent = [each for each in parts if each is not part and not _is_back(each, plan, state)]
+    for each in absent:
+        _wait_until_back(each, plan, state, READY_TIMEOUT_S)
+    if absent:
+        time.sleep(SEEN_S)
+
+
 def _restart(part: Part, plan: Plan, state: StateFolder, timeout_s: float) -> None:
     supervisor = Supervisor(state)
     supervisor.stop([part.name])
     supervisor.start_again(part.name)
+    _wait_until_back(part, plan, state, timeout_s)
+
+
+def _wait_until_back(part: Part, plan: Plan, state: StateFolder, timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not _is_back(part, plan, state):
         if time.monotonic() > deadline_s:
-            raise MeshFailure(f"{part.name} was not ready {timeout_s:.0f} s after its restart")
+            raise MeshFailure(f"{part.name} was not ready within {timeout_s:.0f} s")
         time.sleep(POLL_S)
 
 

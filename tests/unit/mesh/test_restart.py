@@ -97,3 +97,22 @@ def test_a_worker_that_leaves_is_not_waited_for_and_does_not_count(
 
     assert sorted(started) == ["a-0", "e-0", "gateway-0", "gateway-1"]
     assert "a-0 is its model's only worker: requests are refused while it restarts" in said
+
+
+def test_a_gateway_is_not_stopped_while_another_one_is_starting(
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, looks = StateFolder(tmp_path), [Health.STARTING, Health.NOT_READY, Health.READY]
+
+    def probe(part: Part, _plan: Plan) -> Health:
+        if part.name != "gateway-1" or not looks:
+            return Health.READY
+        assert "gateway-0" not in started
+        return looks.pop(0)
+
+    monkeypatch.setattr(module, "probe", probe)
+
+    run(grown(state), state, monkeypatch)
+
+    assert not looks
+    assert started[-2:] == ["gateway-0", "gateway-1"]
