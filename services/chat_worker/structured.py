@@ -15,6 +15,7 @@ from modelkit.conversation import THOUGHT_END
 from modelkit.tokenizer import Tokenizer
 
 _MAX_SOURCE_LEN: Final = 100_000  # characters of a schema or grammar
+_REASON_PART: Final = 300  # characters of the library's words at each end
 _MAX_CACHED: Final = 128  # compiled forms
 _NUM_TRIED: Final = 8  # tokens of an answer that a new form is tried with, about a millisecond in all
 # Up to the first end tag; models put one or two line breaks behind it.
@@ -127,7 +128,12 @@ def _begin_answer(matcher: LLMatcher) -> None:
             matcher.consume_token(int(allowed[len(allowed) // 2]))
     if matcher.is_error():
         reason = matcher.get_error().removesuffix("<non-verbose/>").strip()
-        raise FormError(_PLAINLY.get(reason, reason))
+        raise FormError(_PLAINLY.get(reason, _shortened(reason)))
+
+
+def _shortened(reason: str) -> str:
+    """The library repeats a whole pattern, between what it calls the mistake and what the mistake is."""
+    return reason if len(reason) <= 2 * _REASON_PART else f"{reason[:_REASON_PART]} … {reason[-_REASON_PART:]}"
 
 
 def join(*forms: Form, behind_thought: bool = False) -> str:

@@ -215,3 +215,10 @@ def test_form_that_broke_allows_nothing_more_and_does_not_count_as_complete() ->
 def test_form_error_names_the_length_and_the_limit() -> None:
     with pytest.raises(FormError, match=r"is \d+ characters long; the most is 100000"):
         COMPILER.compile(join({"lark_grammar": "x" * 100_001}))
+
+
+def test_a_mistake_in_a_long_pattern_is_told_without_all_of_the_pattern() -> None:
+    with pytest.raises(FormError, match="unclosed") as refusal:
+        COMPILER.compile(join({"json_schema": {"type": "string", "pattern": "[" * 5_000}}))
+
+    assert len(str(refusal.value)) < 1_000
