@@ -12,7 +12,8 @@ from mesh.envoy import Collector, NamedMesh, render_named
 from mesh.plan import EdgeLimits
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
-_SERIES: Final = re.compile(r"\b(up|(?:mesh_|vllm:)\w+)(\{)?")
+# A label begins with gen_ai_ too, but with gen_ai_request_ or gen_ai_operation_.
+_SERIES: Final = re.compile(r"\b(up|(?:mesh_|vllm:|gen_ai_server_|gen_ai_client_)\w+)(\{)?")
 _OF_THE_MESH: Final = 'app_kubernetes_io_part_of="zhinao-mesh"'  # a label of ours, which the ServiceMonitors add
 _RULES: Final = """\
 # The rules of deploy/monitoring/alerts.yaml, for the series of this mesh alone; written by `python -m mesh.kubernetes`.
