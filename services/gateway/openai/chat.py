@@ -17,7 +17,8 @@ class ChatCompletionRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
 
     model_config = example(
-        {"model": "zhinao-chat", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 40}
+        {"model": "zhinao-chat", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 40},
+        streamed=True,
     )
 
     messages: Items[Message] = Field(min_length=1)

@@ -36,7 +36,7 @@ def _to_prompt(value: object) -> Prompt:
 class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions."""
 
-    model_config = example({"model": "zhinao-chat", "prompt": "The sky is", "max_tokens": 8})
+    model_config = example({"model": "zhinao-chat", "prompt": "The sky is", "max_tokens": 8}, streamed=True)
 
     prompt: Annotated[
         Items[Annotated[Prompt, PlainValidator(_to_prompt, json_schema_input_type=_SentPrompt)]],

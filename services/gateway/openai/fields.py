@@ -79,9 +79,9 @@ class Part(BaseModel):
         return type(self).model_fields[name].alias or name
 
 
-def example(body: dict[str, JsonValue]) -> ConfigDict:
-    """Configuration of a body of which the OpenAPI document shows this one."""
-    return ConfigDict(json_schema_extra={"examples": [body]})
+def example(body: dict[str, JsonValue], *, streamed: bool = False) -> ConfigDict:
+    """Configuration of a body of which the OpenAPI document shows this one. streamed: and the same with a stream."""
+    return ConfigDict(json_schema_extra={"examples": [body, {**body, "stream": True}] if streamed else [body]})
 
 
 class RequestBody(Part):

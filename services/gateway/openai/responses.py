@@ -150,7 +150,7 @@ class ResponseRequest(GenerationFields):
     Source: OpenAI's API reference; the fields of GenerationFields that choose tokens are understood here too.
     """
 
-    model_config = example({"model": "zhinao-chat", "input": "Who are you?", "max_output_tokens": 40})
+    model_config = example({"model": "zhinao-chat", "input": "Who are you?", "max_output_tokens": 40}, streamed=True)
 
     input: Annotated[
         Items[InputItem],

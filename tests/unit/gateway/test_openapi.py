@@ -98,13 +98,16 @@ def test_a_stream_names_the_schema_of_its_events_and_whether_done_follows(path: 
 
 
 @operations
-def test_a_body_comes_with_an_example(method: str, path: str, operation: dict[str, Any]) -> None:
+def test_a_body_comes_with_an_example_and_a_streamed_one_where_it_can_be(
+    method: str, path: str, operation: dict[str, Any]
+) -> None:
     if method == "get":
         return
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     schema = DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]
+    streamed = "text/event-stream" in operation["responses"]["200"]["content"]
 
-    assert schema["examples"]
+    assert [example.get("stream", False) for example in schema["examples"]] == ([False, True] if streamed else [False])
     assert all(
         set(schema.get("required", ())) <= set(example) <= set(schema["properties"]) for example in schema["examples"]
     )
