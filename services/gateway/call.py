@@ -17,7 +17,8 @@ from services.gateway.tenancy.keys import Grant
 
 _SANE_ID: Final = re.compile(r"[!-~]{1,128}")
 TIMEOUT_HEADER: Final = "x-request-timeout"
-_SECONDS: Final = re.compile(r"\d{1,6}(\.\d{1,6})?")
+LONGEST_TIMEOUT_S: Final = 999_999
+_SECONDS: Final = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?")  # a number of JSON's: float() takes more, such as "nan"
 PROBES: Final = frozenset({"/health", "/ready", "/serving", "/metrics"})  # asked all the time, by machines
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -122,10 +123,13 @@ def begin_call(request_id: str | None, traceparent: str | None, authorization: s
 
 
 def _to_seconds(header: str) -> float:
-    if not _SECONDS.fullmatch(header) or float(header) == 0:
-        message = f"{TIMEOUT_HEADER} must be a positive number of seconds, it is {header!r:.40}"
-        raise MeshError(Reason.INVALID_REQUEST, message, param=TIMEOUT_HEADER)
-    return float(header)
+    seconds = float(header) if _SECONDS.fullmatch(header) else 0.0
+    if not 0 < seconds <= LONGEST_TIMEOUT_S:
+        most = f"a number of seconds above 0 and at most {LONGEST_TIMEOUT_S}"
+        raise MeshError(
+            Reason.INVALID_REQUEST, f"{TIMEOUT_HEADER} must be {most}, it is {header!r:.40}", param=TIMEOUT_HEADER
+        )
+    return seconds
 
 
 def _tenant(authorization: str) -> str:

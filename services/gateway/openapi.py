@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from starlette.routing import BaseRoute
 
 from meshkit.errors import TABLE, Reason
-from services.gateway.call import TIMEOUT_HEADER
+from services.gateway.call import LONGEST_TIMEOUT_S, TIMEOUT_HEADER
 from services.gateway.openai.error import ErrorBody
 
 TITLE: Final = "Zhinao Mesh"
@@ -76,7 +76,7 @@ _PARAMETERS: Final[Mapping[str, tuple[str, dict[str, object]]]] = {
     "x-request-id": (_HEADERS["x-request-id"], {"type": "string"}),
     TIMEOUT_HEADER: (
         "Seconds that the whole answer may take, queue and stream included.",
-        {"type": "number", "exclusiveMinimum": 0, "maximum": 999_999},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_TIMEOUT_S},
     ),
 }
 
