@@ -115,7 +115,7 @@ def _prefix(meter: Meter) -> dict[str, float]:
     prefix = meter.prompts.take(_SHARED_PREFIX)
 
     def first_s() -> float:
-        return meter.run(Job([prefix + meter.prompts.take(64)], 1)).seconds
+        return meter.run(Job([prefix + meter.prompts.take(64)], 1)).token_s[0][0]
 
     cold_s = first_s()
     return {"ours, prefix known": first_s(), "cold": cold_s}
