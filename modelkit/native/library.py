@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from ctypes import POINTER, Structure, c_double, c_int, c_int64, c_void_p, pointer
+from ctypes import POINTER, Structure, byref, c_double, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,13 +124,13 @@ class Library:
 
     def step(self, model: ModelStruct, kv: CacheStruct, step: Step, logits: Tensor) -> None:
         """Compute a step into logits, (rows, vocab filled up to 16) fp32. Raises MemoryError."""
-        arguments = (pointer(model), pointer(kv), pointer(_step_struct(step, logits)))
+        arguments = (byref(model), byref(kv), byref(_step_struct(step, logits)))
         if self._functions.zhinao_step(*arguments) != 0:
             raise MemoryError(f"no memory for a step of {len(step.token_ids)} tokens")
 
     def attend(self, model: ModelStruct, kv: CacheStruct, step: Step, heads: HeadsStruct) -> None:
         """Attention of one layer alone; the result replaces heads.q. Raises MemoryError."""
-        arguments = (pointer(model), pointer(kv), pointer(_step_struct(step, step.rows)), pointer(heads))
+        arguments = (byref(model), byref(kv), byref(_step_struct(step, step.rows)), byref(heads))
         if self._functions.zhinao_attend(*arguments) != 0:
             raise MemoryError(f"no memory for a step of {len(step.token_ids)} tokens")
 
@@ -141,12 +141,12 @@ class Library:
         token_ids, highest = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
         places = (array.ctypes.data for array in (*ways, token_ids, highest))
         task = ChoiceStruct(logits.data_ptr(), num_rows, vocab, logits.stride(0), *places)
-        self._functions.zhinao_choose(pointer(task))
+        self._functions.zhinao_choose(byref(task))
         return token_ids, highest
 
     def encode(self, model: Structure, rows: Structure) -> None:
         """Encode rows; the structs are those of native/encoder.py. Raises MemoryError."""
-        if self._functions.zhinao_encode(pointer(model), pointer(rows)) != 0:
+        if self._functions.zhinao_encode(byref(model), byref(rows)) != 0:
             raise MemoryError("no memory for these rows")
 
 

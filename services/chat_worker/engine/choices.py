@@ -25,8 +25,8 @@ def choose(plan: Plan, logits: Tensor, generations: Mapping[Sequence, Generation
     places: list[int] = []
     owners: list[tuple[Chunk, Sequence]] = []
     for chunk, first in _starts(plan):
-        num_scores = chunk.num_logits - chunk.num_choices
-        _score_prompt(chunk, logits[first : first + num_scores], generations[chunk.sequence])
+        if num_scores := chunk.num_logits - chunk.num_choices:
+            _score_prompt(chunk, logits[first : first + num_scores], generations[chunk.sequence])
         if chunk.samples:
             for sequence in (chunk.sequence, *chunk.sequence.forks):
                 owners.append((chunk, sequence))
@@ -52,8 +52,7 @@ def _starts(plan: Plan) -> Iterator[tuple[Chunk, int]]:
 def _score_prompt(chunk: Chunk, logits: Tensor, generation: Generation) -> None:
     """Keep the log-probabilities of the prompt tokens that follow these logits; each tells of the token after it."""
     sequence, num_top = chunk.sequence, chunk.sequence.sampling.prompt_logprobs
-    if num_top is None or len(logits) == 0:
-        return
+    assert num_top is not None, "only a prompt that is scored asks for more logits than choices"
     token_ids = sequence.token_ids[sequence.num_scored + 1 : sequence.num_scored + 1 + len(logits)]
     generation.prompt_scores += score(logits, token_ids, num_top)
 
