@@ -16,9 +16,9 @@ import pytest
 import schemathesis
 from schemathesis.core.failures import Failure
 
-import tests.fakes.fuzz_checks  # noqa: F401 - registers how streams are read
 from services.gateway import document
 from tests.architecture.source_tree import ROOT
+from tests.fakes import fuzz_checks  # imported, it also tells this process how streams are read
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 SEED = ("--seed", "1") if EXAMPLES is None else ()
@@ -50,7 +50,7 @@ def test_whatever_is_asked_is_answered_as_documented(url: str, tmp_path: Path) -
     result = subprocess.run(
         [*command, *options],
         cwd=tmp_path,
-        env={**ENVIRONMENT, "SCHEMATHESIS_HOOKS": "tests.fakes.fuzz_checks"},
+        env={**ENVIRONMENT, "SCHEMATHESIS_HOOKS": fuzz_checks.__name__},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
